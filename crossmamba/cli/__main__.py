@@ -1,0 +1,5 @@
+import sys
+
+from crossmamba.cli import main
+
+sys.exit(main())
