@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         actions.add_parser(
             "verify",
             help="check a data set's files; exit code 3 when anything is wrong",
-            description="Checks counts, splits, missing and unreadable files, shapes and palettes; names each bad file.\n"
+            description="Checks counts, splits, missing and unreadable files, shapes, palettes; names each bad file.\n"
             "Exit code 0: all is well. 3: something is wrong.",
             epilog="example:\n  crossmamba data verify avsbench-ms3 /data/AVSBench --json",
             formatter_class=argparse.RawDescriptionHelpFormatter,
