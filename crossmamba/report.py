@@ -1,7 +1,7 @@
 """One HTML page about a run: scores, curves, sample clips, caveats and how it was made.
 
 The page is one file: styles, plots (SVG) and pictures (PNG) are inside it and nothing is fetched from elsewhere,
-so it can be mailed or opened without a network. This module knows no model and no data set: it gets plain arrays and numbers.
+so it can be mailed or opened without a network. This module knows no model and no data set: it gets arrays and numbers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import html
 import io
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -72,7 +72,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that the page shows, in its order."""
+    """Everything that the page shows. `video` (mp4) is put into the page, so keep it to a few megabytes."""
 
     title: str
     lead: str
@@ -81,7 +81,8 @@ class Report:
     samples: Sequence[Sample] = ()
     caveats: Sequence[str] = ()
     facts: Sequence[tuple[str, str]] = ()
-    links: Sequence[tuple[str, str]] = field(default_factory=tuple)
+    links: Sequence[tuple[str, str]] = ()
+    video: Path | None = None
 
 
 def write_report(out_html: str | Path, report: Report) -> Path:
@@ -101,6 +102,7 @@ def render(report: Report) -> str:
         f"<title>{_text(report.title)}</title><style>{style}</style></head><body><main>",
         f"<h1>{_text(report.title)}</h1><p class='lead'>{_text(report.lead)}</p>",
         _links(report.links),
+        _section("The model at work", _video(report.video)) if report.video else "",
         _section("Scores", _table(report.rows)),
         _section("Curves", "<div class='plots'>" + "".join(map(_plot, report.plots)) + "</div>")
         if report.plots
@@ -162,6 +164,11 @@ def _links(links: Sequence[tuple[str, str]]) -> str:
     return "<p class='links'>" + "".join(f"<a href='{_text(to)}'>{_text(label)}</a>" for label, to in links) + "</p>"
 
 
+def _video(path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f"<video controls loop playsinline src='data:video/mp4;base64,{data}'></video>"
+
+
 def _facts(facts: Sequence[tuple[str, str]]) -> str:
     return "<dl>" + "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts) + "</dl>"
 
@@ -178,7 +185,8 @@ def _table(rows: Sequence[Row]) -> str:
             + "</tr>"
         )
     note = (
-        "<p class='note'>M_J: mean overlap of the marked and the true area (Jaccard). M_F: F-score of precision and recall. "
+        "<p class='note'>M_J: mean overlap of the marked and the true area (Jaccard). M_F: F-score of precision and "
+        "recall. "
         "Black kept: share of the seconds in which nothing visible sounds that were left wholly unmarked. "
         "All in per cent; higher is better.</p>"
     )
@@ -204,7 +212,7 @@ def _plot(plot: Plot) -> str:
         axes.grid(axis="y", color="#e6eaef")
         axes.set_axisbelow(True)
         if len(plot.curves) > 1 or plot.levels:
-            axes.legend(frameon=False, fontsize=9.5, loc="best")
+            figure.legend(frameon=False, fontsize=9.5, loc="outside lower center", ncols=3)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
@@ -231,12 +239,14 @@ def _cycle(count: int) -> list[str]:
 
 def _sample(sample: Sample) -> str:
     scale = max(1, 192 // sample.frames.shape[1])
+    truth = _tint(sample.frames, sample.truth, (64, 200, 120))
+    prediction = _tint(sample.frames, sample.prediction, (255, 140, 50))
     strips = [
         ("Picture", png_data_uri(_side_by_side(sample.frames), scale)),
-        ("Truth", png_data_uri(_side_by_side(_tint(sample.frames, sample.truth, (64, 200, 120))), scale)),
+        ("Truth", png_data_uri(_side_by_side(truth), scale)),
         (
             "Marked by the model",
-            png_data_uri(_side_by_side(_tint(sample.frames, sample.prediction, (255, 140, 50))), scale),
+            png_data_uri(_side_by_side(prediction), scale),
         ),
         ("Sound (log-mel)", png_data_uri(_spectrogram(sample.log_mel))),
     ]
@@ -246,7 +256,8 @@ def _sample(sample: Sample) -> str:
     for voice, visible, sounding in sample.schedule:
         cells = "".join(f"<b class='{'on' if second else 'off'}'></b>" for second in sounding)
         lines += f"<span>{_text(voice)}{'' if visible else ' (off-screen)'}</span><div class='schedule'>{cells}</div>"
-    return f"<figure class='sample'><figcaption>{_text(sample.title)}</figcaption><div class='strips'>{lines}</div></figure>"
+    caption = f"<figcaption>{_text(sample.title)}</figcaption>"
+    return f"<figure class='sample'>{caption}<div class='strips'>{lines}</div></figure>"
 
 
 def _side_by_side(frames: np.ndarray) -> np.ndarray:
