@@ -30,14 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         module = importlib.import_module(f"crossmamba.cli.{verb}")
         if getattr(module, "RAW_ARGUMENTS", False):
             return int(module.run(argv[1:]) or 0)
-        parser = argparse.ArgumentParser(
-            prog=f"crossmamba {verb}",
-            description=module.HELP,
-            epilog=f"example:\n  {module.EXAMPLE}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.configure(parser)
-        return int(module.run(parser.parse_args(argv[1:])) or 0)
+        return int(module.run(verb_parser(verb).parse_args(argv[1:])) or 0)
     except UsageError as error:
         return _fail(error, 2)
     except DataError as error:
@@ -48,6 +41,19 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the reader of our output has gone
         return 0
+
+
+def verb_parser(verb: str) -> argparse.ArgumentParser:
+    """The argument parser of a verb that has one (not of those with RAW_ARGUMENTS)."""
+    module = importlib.import_module(f"crossmamba.cli.{verb}")
+    parser = argparse.ArgumentParser(
+        prog=f"crossmamba {verb}",
+        description=module.HELP,
+        epilog=f"example:\n  {module.EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.configure(parser)
+    return parser
 
 
 def _fail(error: Exception, code: int) -> int:
