@@ -1,0 +1,67 @@
+"""Encoders by name. To add one: a class in its own file, a line here."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+from crossmamba.encoders.base import PictureEncoder, SoundEncoder
+from crossmamba.encoders.pvt_v2 import PVT_V2_SIZES, PvtV2
+from crossmamba.encoders.resnet import ResNet
+from crossmamba.encoders.small import SmallPyramid, SmallSound
+from crossmamba.encoders.vggish import VGGish
+from crossmamba.errors import UsageError
+
+__all__ = ["PICTURE_ENCODERS", "SOUND_ENCODERS", "build_picture_encoder", "build_sound_encoder"]
+
+PICTURE_ENCODERS: dict[str, Callable[..., PictureEncoder]] = {
+    **{name: partial(PvtV2, size) for name, size in PVT_V2_SIZES.items()},
+    "resnet50": ResNet,
+    "small_pyramid": SmallPyramid,
+}
+SOUND_ENCODERS: dict[str, Callable[..., SoundEncoder]] = {
+    "vggish": VGGish,
+    "small_sound": SmallSound,
+}
+
+_Built = TypeVar("_Built")
+
+
+def build_picture_encoder(name: str, **options: Any) -> PictureEncoder:
+    """Build a picture encoder with random weights.
+
+    Args:
+        name: a key of `PICTURE_ENCODERS`.
+        options: keyword arguments of its class.
+
+    Raises:
+        UsageError: an unknown name or option.
+    """
+    return _build(PICTURE_ENCODERS, "picture encoder", name, options)
+
+
+def build_sound_encoder(name: str, **options: Any) -> SoundEncoder:
+    """Build a sound encoder with random weights.
+
+    Args:
+        name: a key of `SOUND_ENCODERS`.
+        options: keyword arguments of its class.
+
+    Raises:
+        UsageError: an unknown name or option.
+    """
+    return _build(SOUND_ENCODERS, "sound encoder", name, options)
+
+
+def _build(builders: Mapping[str, Callable[..., _Built]], kind: str, name: str, options: Mapping[str, Any]) -> _Built:
+    if name not in builders:
+        close = difflib.get_close_matches(name, builders, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise UsageError(f"no {kind} named {name!r}; there are {', '.join(builders)}{hint}")
+    known = list(inspect.signature(builders[name]).parameters)
+    if unknown := [option for option in options if option not in known]:
+        raise UsageError(f"{kind} {name} has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    return builders[name](**options)

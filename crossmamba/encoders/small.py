@@ -1,0 +1,112 @@
+"""Small encoders that learn from scratch on a CPU, for the synthetic world and for tests. No published weights."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crossmamba.encoders.base import PictureEncoder, SoundEncoder
+from crossmamba.errors import UsageError
+
+__all__ = ["SmallPyramid", "SmallSound"]
+
+_GROUPS = 8  # of the group norms: independent of the batch's size, so 2 clips a step train as 32 do
+
+
+class SmallPyramid(PictureEncoder):
+    """A stem and four residual blocks, each halving the picture.
+
+    Args:
+        widths: channels of the four levels, multiples of 8.
+        stem_width: channels after the stem, a multiple of 8.
+        freeze: start frozen.
+        gradient_checkpointing: recompute each residual block in the backward pass.
+
+    Raises:
+        UsageError: a width that is not a positive multiple of 8.
+    """
+
+    def __init__(
+        self,
+        widths: tuple[int, int, int, int] = (32, 48, 64, 64),
+        stem_width: int = 24,
+        *,
+        freeze: bool = False,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__(freeze=freeze, gradient_checkpointing=gradient_checkpointing)
+        if len(widths) != 4:
+            raise UsageError(f"widths is {widths}; expected four, one for each level")
+        a, b, c, d = (_checked_width(width) for width in widths)
+        self.channels = (a, b, c, d)
+        self.stem = nn.Sequential(*_conv_norm(3, _checked_width(stem_width), stride=2), nn.SiLU())
+        incoming = (stem_width, a, b, c)
+        self.blocks = nn.ModuleList([_HalvingBlock(i, o) for i, o in zip(incoming, self.channels, strict=True)])
+        self.set_frozen(freeze)
+
+    def pyramid(self, frames: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> four levels (N, c_i, ceil(H / s_i), ceil(W / s_i))."""
+        x = self.stem(frames.contiguous(memory_format=torch.channels_last))  # (N, stem, H/2, W/2); faster on CPU
+        levels = []
+        for block in self.blocks:
+            x = self._run(block, x)
+            levels.append(x)
+        return levels
+
+
+class SmallSound(SoundEncoder):
+    """Three convolutions over time x mel, mean and maximum over time, two linear layers.
+
+    Args:
+        dim: width of the result.
+        width: channels of the first convolution, a multiple of 8; the next have twice and four times as many.
+        freeze: start frozen.
+
+    Raises:
+        UsageError: a width that is not a positive multiple of 8.
+    """
+
+    def __init__(self, dim: int = 64, width: int = 16, *, freeze: bool = False) -> None:
+        super().__init__(freeze=freeze)
+        self.dim = dim
+        widths = (1, _checked_width(width), 2 * width, 4 * width)
+        layers: list[nn.Module] = []
+        for incoming, outgoing in itertools.pairwise(widths):
+            layers += [*_conv_norm(incoming, outgoing, stride=2), nn.SiLU()]
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.Linear(2 * widths[-1] * 8, 128), nn.SiLU(), nn.Linear(128, dim))
+        self.set_frozen(freeze)
+
+    def embed(self, log_mel: Tensor) -> Tensor:
+        """(N, 1, 96, 64) -> (N, dim)."""
+        standardised = (log_mel + 2.0) / 2.0  # log-mel lies between log(0.01) = -4.6 and about 2
+        x = self.features(standardised)  # (N, 4 width, 12, 8): time, mel
+        x = torch.cat([x.mean(2), x.amax(2)], dim=1)  # (N, 8 width, 8): what lasts, and what happens once
+        return self.head(x.flatten(1))
+
+
+class _HalvingBlock(nn.Module):
+    """Residual block of two 3x3 convolutions, the first with stride 2. (N, i, H, W) -> (N, o, ceil(H/2), ceil(W/2))."""
+
+    def __init__(self, incoming: int, outgoing: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            *_conv_norm(incoming, outgoing, stride=2), nn.SiLU(), *_conv_norm(outgoing, outgoing, stride=1)
+        )
+        self.shortcut = nn.Conv2d(incoming, outgoing, kernel_size=1, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(self.branch(x) + self.shortcut(x))
+
+
+def _conv_norm(incoming: int, outgoing: int, stride: int) -> tuple[nn.Conv2d, nn.GroupNorm]:
+    return nn.Conv2d(incoming, outgoing, kernel_size=3, stride=stride, padding=1), nn.GroupNorm(_GROUPS, outgoing)
+
+
+def _checked_width(width: int) -> int:
+    if width < 1 or width % _GROUPS:
+        raise UsageError(f"width is {width}; expected a positive multiple of {_GROUPS} (the group norms' groups)")
+    return width
