@@ -5,8 +5,8 @@ Symbols
 p   probability, sigmoid(logit)                     g   truth in {0, 1}
 B, T, S     clips, frames (one per second), side in pixels
 
-A frame loss maps (logits, masks) to one number per frame, (B, T). `segmentation_loss` averages it over the annotated frames
-only (S4 annotates one frame of five in training) and adds the intermediate outputs with their weight.
+A frame loss maps (logits, masks) to one number per frame, (B, T). `segmentation_loss` averages it over the annotated
+frames only (S4 annotates one frame of five in training) and adds the intermediate outputs with their weight.
 """
 
 from __future__ import annotations
@@ -24,17 +24,19 @@ DICE_EPSILON = 0.001
 
 
 class SegmentationOutput(Protocol):
-    """What a segmentation model returns: `.logits` (B, T, n_classes, S, S) and `.intermediate`, a sequence of the same shape."""
+    """What a segmentation model returns: `.logits` (B, T, n_classes, S, S) and `.intermediate`, a sequence of the
+    same shape."""
 
     logits: Tensor
     intermediate: Sequence[Tensor]
 
 
 def dice_per_frame(logits: Tensor, masks: Tensor) -> Tensor:
-    """Dice as published: `1 - 2 sum(pg) / ((sum(p^2) + 0.001) + (sum(g^2) + 0.001))`, sums over the pixels of one frame.
+    """Dice as published: `1 - 2 sum(pg) / ((sum(p^2) + 0.001) + (sum(g^2) + 0.001))`, sums over the pixels of one
+    frame.
 
-    A black frame (g = 0) gives the constant 1 with gradient exactly 0: it teaches nothing. That is the published behaviour;
-    `dice_bce_per_frame` mends it.
+    A black frame (g = 0) gives the constant 1 with gradient exactly 0: it teaches nothing. That is the published
+    behaviour; `dice_bce_per_frame` mends it.
 
     Args:
         logits: (B, T, 1, S, S). masks: (B, T, 1, S, S) in {0, 1}.

@@ -66,5 +66,5 @@ def test_softmax_ce_over_classes():
 
 
 def test_unknown_loss_is_named():
-    with pytest.raises(UsageError, match="focal.*dice_bce"):
+    with pytest.raises(UsageError, match=r"focal.*dice_bce"):
         segmentation_loss("focal", SimpleNamespace(logits=None, intermediate=()), None, None)
