@@ -1,9 +1,9 @@
 """The selective scan in plain PyTorch: runs wherever torch runs (CPU, CUDA, MPS), in bounded memory.
 
 The recurrence is walked in chunks. Within a chunk everything that does not depend on the state is computed for all
-steps at once, and the only sequential work is one fused multiply-add a step, in place. Backward keeps the states at
-the chunks' edges and recomputes the rest, so extra memory is O(chunk) + O(L / chunk), never O(L * D * N). Autograd
-does not see the loop: indexing in an autograd loop costs O(L^2) (specs/ops.md §1).
+steps at once, and the only sequential work is one fused multiply-add a step, in place. A long scan keeps the states at
+the chunks' edges for backward and recomputes the rest, so extra memory is O(chunk) + O(L / chunk) and never
+O(L * D * N). Autograd does not see the loop: indexing in an autograd loop costs O(L^2).
 
 Layout inside: time first, channels last, so that a step is one contiguous block.
     L steps   K parameter sets (routes or groups)   S sequences   N states   D channels
@@ -27,6 +27,8 @@ from crossmamba.ops.routes import RouteTable
 # Elements (steps x state size) of one chunk: three such float32 blocks stay within a core's cache share.
 CHUNK_ELEMENTS = 1 << 17
 MAX_CHUNK_STEPS = 256
+# A scan with at most this many state elements in all keeps them for backward (32 MiB) and so saves walking twice.
+KEPT_ELEMENTS = 1 << 23
 
 
 def chunk_steps(state_elements: int) -> int:
@@ -56,11 +58,20 @@ def _expand(projection: Tensor, steps: slice) -> Tensor:
     return projection[None, :, None] if projection.dim() == 3 else projection[steps, ..., None]
 
 
-def _states(decay: Tensor, drive: Tensor, h: Tensor) -> Tensor:
-    """Overwrites drive (T, K, S, N, D) with the states: drive_t += decay_t * h_{t-1}. Returns the last state."""
-    for decay_t, drive_t in zip(decay.unbind(0), drive.unbind(0), strict=True):
-        h = drive_t.addcmul_(decay_t, h)
-    return h
+def _decay(delta: Tensor, A: Tensor) -> Tensor:
+    """exp(Δ_t A) for one chunk, (T, K, S, N, D)."""
+    return (delta[:, :, :, None] * A[:, None]).exp_()
+
+
+def _states(decay: Tensor, drive: Tensor, B: Tensor, steps: slice, h: Tensor) -> Tensor:
+    """The states of one chunk with the one before it in front, (T + 1, K, S, N, D): h, h_1, ..., h_T."""
+    states = decay.new_empty(decay.shape[0] + 1, *decay.shape[1:])
+    states[0] = h
+    torch.mul(drive[:, :, :, None], _expand(B, steps), out=states[1:])
+    walk = states.unbind(0)
+    for before, after, decay_t in zip(walk[:-1], walk[1:], decay.unbind(0), strict=True):
+        after.addcmul_(decay_t, before)
+    return states
 
 
 def _sum_states(states: Tensor, weights: Tensor) -> Tensor:
@@ -82,51 +93,46 @@ class _ChunkedScan(torch.autograd.Function):
         ctx: Any, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor
     ) -> tuple[Tensor, Tensor]:
         length, size = x.shape[0], chunk_steps(h0.numel())
+        keep_all = length * h0.numel() <= KEPT_ELEMENTS
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
-        drive_in = x * delta
-        edges, h = [], h0
+        drive = x * delta
+        kept, h = [], h0
         for start in range(0, length, size):
             steps = slice(start, min(start + size, length))
-            edges.append(h)
-            decay = (delta[steps, :, :, None] * A[:, None]).exp_()  # (T, K, S, N, D)
-            states = drive_in[steps, :, :, None] * _expand(B, steps)
-            h = _states(decay, states, h).clone()  # a copy: the edge must not keep its whole chunk alive
-            y[steps] = _sum_states(states, _expand(C, steps))
-        ctx.save_for_backward(x, delta, A, B, C, torch.stack(edges) if edges else h0[None])
-        ctx.chunk = size
+            states = _states(_decay(delta[steps], A), drive[steps], B, steps, h)
+            kept.append(states if keep_all else h)
+            h = states[-1].clone()  # a copy: an edge must not keep its whole chunk alive
+            y[steps] = _sum_states(states[1:], _expand(C, steps))
+        ctx.save_for_backward(x, delta, A, B, C, *kept)
+        ctx.chunk, ctx.keep_all = size, keep_all
         return y, h if length else h0.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, dh: Tensor) -> tuple[Tensor, ...]:
-        x, delta, A, B, C, edges = ctx.saved_tensors
+        x, delta, A, B, C, *kept = ctx.saved_tensors
         length, size = x.shape[0], ctx.chunk
-        drive_in = x * delta
-        d_drive, d_delta = torch.empty_like(drive_in), torch.empty_like(drive_in)
+        drive = x * delta
+        d_drive, d_delta = torch.empty_like(drive), torch.empty_like(drive)
         dA, dB, dC = torch.zeros_like(A), torch.zeros_like(B), torch.zeros_like(C)
         carried = dh.contiguous()  # gradient of the state after the chunk, (K, S, N, D)
-        for chunk in reversed(range(len(edges)) if length else ()):
+        for chunk in reversed(range(len(kept))):
             steps = slice(chunk * size, min((chunk + 1) * size, length))
-            delta_c, dy_c, drive_c = delta[steps], dy[steps], drive_in[steps]
-            decay = (delta_c[:, :, :, None] * A[:, None]).exp_()
-            before = torch.empty_like(decay)  # h_{t-1}
-            before[0] = edges[chunk]
-            states = drive_c[:, :, :, None] * _expand(B, steps)
-            _states(decay, states, edges[chunk])
-            before[1:] = states[:-1]
-            _accumulate(dC, steps, states, dy_c)
-            # states becomes g_t = dL/dh_t = C_t dy_t + exp(Δ_{t+1} A) g_{t+1}, walked backwards.
-            torch.mul(dy_c[:, :, :, None], _expand(C, steps), out=states)
-            states[-1] += carried
-            for g_t, g_next, decay_next in _backwards(states, decay):
+            decay = _decay(delta[steps], A)
+            states = kept[chunk] if ctx.keep_all else _states(decay, drive[steps], B, steps, kept[chunk])
+            _accumulate(dC, steps, states[1:], dy[steps])
+            # g_t = dL/dh_t = C_t dy_t + exp(Δ_{t+1} A) g_{t+1}, walked backwards.
+            g = dy[steps, :, :, None] * _expand(C, steps)
+            g[-1] += carried
+            for g_t, g_next, decay_next in _backwards(g, decay):
                 g_t.addcmul_(decay_next, g_next)
-            carried = decay[0] * states[0]
-            _accumulate(dB, steps, states, drive_c)
-            d_drive[steps] = _sum_states(states, _expand(B, steps))
+            carried = decay[0] * g[0]
+            _accumulate(dB, steps, g, drive[steps])
+            d_drive[steps] = _sum_states(g, _expand(B, steps))
             # The exponent's gradient, per state: q_t = g_t * exp(Δ_t A) * h_{t-1}.
-            q = before.mul_(decay).mul_(states)
+            q = decay.mul_(g).mul_(states[:-1])
             d_delta[steps] = _sum_states(q, A[None, :, None].expand_as(q))
-            dA += q.mul_(delta_c[:, :, :, None]).sum(dim=(0, 2))
+            dA += q.mul_(delta[steps, :, :, None]).sum(dim=0).sum(dim=1)
         dx = d_drive * delta
         d_delta.addcmul_(d_drive, x)
         return dx, d_delta, dA, dB, dC, carried
