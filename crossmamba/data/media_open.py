@@ -181,6 +181,8 @@ def _describe(container: InputContainer, path: str, limits: MediaLimits) -> Medi
     starts = [_seconds(stream.start_time, stream) or 0.0 for stream in (video, audio) if stream is not None]
     origin = min(starts)
     duration = None if container.duration is None else container.duration / av.time_base
+    if duration is not None and "matroska" in container.format.name:
+        duration -= max(origin, 0.0)  # Matroska counts from zero, the other formats from their first time stamp
     if duration is not None and not 0 <= duration <= limits.max_duration:
         raise MediaError(
             f"{path}: {duration:.0f} s long; at most {limits.max_duration:.0f} s are allowed. Cut it into parts."
