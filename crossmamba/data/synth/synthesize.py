@@ -1,0 +1,288 @@
+"""Rendering a whole synthetic set to files in AVSBench's layout, with several processes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import multiprocessing
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from crossmamba.data.synth.files import PART, png_bytes, wav_bytes, write_bytes
+from crossmamba.data.synth.layout import ClipPaths, Layout
+from crossmamba.data.synth.render import Scene, render_plan, render_video_frames
+from crossmamba.data.synth.scene import ScenePlan, plan_scene
+from crossmamba.data.synth.worlds import CLASS_NAMES, SPLITS, World, get_world, single_source
+from crossmamba.errors import DataError, UsageError
+
+VIDEO_FPS = 8
+"""Frames per second of the mp4 files; at 8 the frame at t + 15/16 s is exactly the PNG frame of second t."""
+_CHUNK = 8  # clips per task of a process: few enough for a smooth bar, many enough that starting one costs nothing
+
+
+@dataclass(frozen=True)
+class _Job:
+    """All that a process needs to make any clip of the set."""
+
+    layout: Layout
+    world: World
+    seed: int
+    size: int
+    seconds: int
+    videos: int
+    log_mel: bool
+
+
+def synthesize(
+    subset: str,
+    out: str | Path,
+    *,
+    clips: int | Mapping[str, int],
+    size: int = 64,
+    seconds: int | None = None,
+    seed: int = 0,
+    world: str | World = "default",
+    mp4: bool | int | str = True,
+    log_mel: bool = False,
+    workers: int = 2,
+    progress: bool = True,
+    overwrite: bool = False,
+) -> Path:
+    """Renders a set of the synthetic world to real files in the official layout of AVSBench (spec §2.2, §2.3).
+
+    The same arguments give the same bytes of csv, PNG, wav and json on one machine, whatever the number of workers
+    (mp4 files depend on the encoder). A call that was interrupted, or that now asks for mp4 or log-mel files too, is
+    finished by calling again: only missing files are made. The csv comes last, so a set without it is unfinished.
+
+    Args:
+        subset: avsbench-s4 (one object sounds throughout, category = its class) or avsbench-ms3.
+        out: folder in which `Single-source` or `Multi-sources` is made.
+        clips: number of clips per split, for example {"train": 1000, "val": 100, "test": 300}; or one number N for N
+            train clips and 15 % of N (at least 1) each for val and test.
+        size: side of the frames in pixels, 16 to 2048.
+        seconds: length of every clip; None for the world's own (5, in the hard world 10).
+        seed: of everything; train, val and test differ in every draw.
+        world: default, hard, or own settings.
+        mp4: whether to write raw_videos: all (True, "all"), none (False, "none") or the first so many of each split.
+            They take as long as all the rest.
+        log_mel: whether to write audio_log_mel in the published framing. Readers can compute it from the wav.
+        workers: processes. More than one need the caller's script to be importable (`if __name__ == "__main__":`).
+        progress: whether to show a bar on stderr.
+        overwrite: delete another synthetic set that is in the way. A folder without `world.json` is never deleted.
+
+    Returns:
+        `out`, the root that readers take.
+
+    Raises:
+        UsageError: an impossible argument, or `out` holds something else.
+        DataError: a file cannot be written, or a process died.
+    """
+    settings = get_world(world)
+    length = settings.seconds if seconds is None else seconds
+    counts = _counts(clips)
+    layout = Layout.under(out, subset)
+    if layout.subset == "s4":
+        settings = single_source(settings)
+    videos = _number_of_videos(mp4, max(counts.values()))
+    if not 16 <= size <= 2048 or length < 1 or seed < 0 or workers < 1:
+        raise UsageError(
+            f"size={size} seconds={length} seed={seed} workers={workers}: allowed are 16 to 2048 pixels, "
+            "1 second or more, a seed of 0 or more and 1 worker or more."
+        )
+    record = {
+        "format_version": 1,
+        "subset": f"avsbench-{layout.subset}",
+        "clips": counts,
+        "size": size,
+        "seconds": length,
+        "seed": seed,
+        "sample_rate": 16000,
+        "classes": list(settings.classes),
+        "world": settings.to_json(),
+    }
+    job = _Job(layout, settings, seed, size, length, videos, log_mel)
+    try:
+        _claim(layout, record, overwrite)
+        _render_all(job, [(split, i) for split in SPLITS for i in range(counts[split])], workers, progress)
+        write_bytes(layout.csv, _index(job, counts))
+    except OSError as error:
+        raise DataError(f"{layout.base}: cannot write the set ({error}); free some space and call again.") from error
+    return Path(out)
+
+
+def _counts(clips: int | Mapping[str, int]) -> dict[str, int]:
+    """Clips per split, from one number or a number per split."""
+    if isinstance(clips, Mapping):
+        counts = {split: int(clips.get(split, 0)) for split in SPLITS}
+        unknown = sorted(set(clips) - set(SPLITS))
+    else:
+        share = max(1, clips * 15 // 100)
+        counts, unknown = {"train": clips, "val": share, "test": share}, []
+    if unknown or min(counts.values()) < 0 or not any(counts.values()) or (isinstance(clips, int) and clips < 1):
+        raise UsageError(f"clips={clips!r}: give a number of 1 or more, or numbers for {', '.join(SPLITS)}.")
+    return counts
+
+
+def _number_of_videos(mp4: bool | int | str, largest_split: int) -> int:
+    """How many mp4 files each split gets at most."""
+    if isinstance(mp4, str) and mp4 not in ("all", "none"):
+        raise UsageError(f"mp4={mp4!r}: give all, none or a number of clips per split.")
+    if mp4 is True or mp4 == "all":
+        return largest_split
+    count = 0 if mp4 == "none" else int(mp4)
+    if count < 0:
+        raise UsageError(f"mp4={mp4}: the number of videos per split is 0 or more.")
+    return count
+
+
+def _claim(layout: Layout, record: dict[str, Any], overwrite: bool) -> None:
+    """Makes the folder ours: new, empty, or holding the same set; anything else is refused or, if asked, deleted."""
+    base = layout.base
+    if base.exists() and not base.is_dir():
+        raise UsageError(f"{base} is a file; choose another folder.")
+    if base.is_dir() and any(base.iterdir()):
+        if not layout.settings.is_file():
+            raise UsageError(
+                f"{base} holds files that `data synth` did not make (it has no world.json); "
+                "choose another folder. --overwrite does not delete such a folder either."
+            )
+        differing = _differences(layout.settings, record)
+        if differing and not overwrite:
+            raise UsageError(
+                f"{base} holds a set with other settings ({', '.join(differing)}); "
+                "choose another folder or --overwrite."
+            )
+        if overwrite:
+            shutil.rmtree(base)
+    for part in base.rglob(f".*{PART}"):  # left by a killed process
+        part.unlink()
+    write_bytes(layout.settings, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _differences(path: Path, record: dict[str, Any]) -> list[str]:
+    """Names of the settings in which a `world.json` differs from the wanted one."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ["world.json is unreadable"]
+    if not isinstance(found, dict):
+        return ["world.json is unreadable"]
+    wanted = json.loads(json.dumps(record))
+    return sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+
+
+def _render_all(job: _Job, clips: list[tuple[str, int]], workers: int, progress: bool) -> None:
+    """Makes all clips, in this process or in several, with a bar."""
+    chunks = [clips[i : i + _CHUNK] for i in range(0, len(clips), _CHUNK)]
+    label = f"rendering {job.layout.subset} ({job.world.name} world)"
+    with tqdm(total=len(clips), desc=label, unit="clip", disable=not progress) as bar:
+        for done in _run_chunks(partial(_render_chunk, job), chunks, workers):
+            bar.update(done)
+
+
+def _run_chunks(work: partial[int], chunks: list[list[tuple[str, int]]], workers: int) -> Iterator[int]:
+    """Clips done by each chunk, as they finish."""
+    if workers == 1 or len(chunks) == 1:
+        yield from map(work, chunks)
+        return
+    # Spawned, not forked: the caller may have loaded torch, whose threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as pool:
+        futures = [pool.submit(work, chunk) for chunk in chunks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a rendering process died. If this is a script, call under `if __name__ == '__main__':` or with "
+                "workers=1; if memory ran out, use fewer workers. Calling again continues where it stopped."
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _render_chunk(job: _Job, clips: list[tuple[str, int]]) -> int:
+    for split, index in clips:
+        _render_clip(job, split, index)
+    return len(clips)
+
+
+def _render_clip(job: _Job, split: str, index: int) -> None:
+    """Makes the missing files of one clip."""
+    plan, paths = _plan(job, split, index)
+    wants_video = index < job.videos and not paths.video.exists()
+    wants_log_mel = job.log_mel and not paths.log_mel.exists()
+    missing = [path for path in (*paths.frames, *paths.masks, paths.wav, paths.truth) if not path.exists()]
+    if not (missing or wants_video or wants_log_mel):
+        return
+    scene = render_plan(plan, job.size)
+    if missing:
+        _write_scene(scene, paths)
+    if wants_video:
+        from crossmamba.data.media import write_video
+
+        frames = render_video_frames(plan, job.size, VIDEO_FPS)
+        write_video(paths.video, frames, VIDEO_FPS, audio=scene.waveform, sample_rate=16000)
+    if wants_log_mel:
+        _write_log_mel(scene, paths.log_mel)
+
+
+def _plan(job: _Job, split: str, index: int) -> tuple[ScenePlan, ClipPaths]:
+    plan = plan_scene(job.world, job.seed, split, index, job.seconds)
+    name, category = clip_name(plan), CLASS_NAMES[_loudest_class(plan)]
+    return plan, job.layout.clip(split, category, name, job.seconds)
+
+
+def clip_name(plan: ScenePlan) -> str:
+    """`video_id` or `name` of a clip; unique over the splits, as MS3 keeps the frames of all splits in one folder."""
+    return f"{plan.world.name}_s{plan.seed}_{plan.split}_{plan.index:05d}"
+
+
+def _loudest_class(plan: ScenePlan) -> int:
+    """Class of the object that sounds most: in S4, of the only one that sounds."""
+    return plan.voices[int(np.argmax([sum(voice.sounding) for voice in plan.voices]))].class_index
+
+
+def _write_scene(scene: Scene, paths: ClipPaths) -> None:
+    masks = (scene.masks() * 255).astype(np.uint8)
+    for path, frame in zip(paths.frames, scene.frames, strict=True):
+        write_bytes(path, png_bytes(frame))
+    for path, mask in zip(paths.masks, masks, strict=False):  # S4 train: the first only
+        write_bytes(path, png_bytes(mask))
+    write_bytes(paths.wav, wav_bytes(scene.waveform))
+    write_bytes(paths.truth, scene.truth.to_json().encode())
+
+
+def _write_log_mel(scene: Scene, path: Path) -> None:
+    import torch  # seconds to load, and needed for this file alone
+
+    from crossmamba.data.logmel import clip_log_mel
+
+    torch.set_num_threads(1)  # the processes share the cores already
+    buffer = io.BytesIO()
+    torch.save(clip_log_mel(scene.waveform, len(scene.frames), framing="published"), buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def _index(job: _Job, counts: dict[str, int]) -> bytes:
+    """The csv of all clips, with the official columns (spec §2.2)."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    single = job.layout.subset == "s4"
+    writer.writerow(("name", "start_time", "category", "split") if single else ("video_id", "split"))
+    for split in SPLITS:
+        for index in range(counts[split]):
+            plan = plan_scene(job.world, job.seed, split, index, job.seconds)
+            name = clip_name(plan)
+            writer.writerow((name, 0, CLASS_NAMES[_loudest_class(plan)], split) if single else (name, split))
+    return text.getvalue().encode()
