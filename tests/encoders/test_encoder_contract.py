@@ -133,9 +133,9 @@ def test_frozen_stays_as_it_is(family: str) -> None:
 def test_resnet_batch_norm(freeze_batch_norm: bool) -> None:
     encoder = tiny("resnet", freeze_batch_norm=freeze_batch_norm)
     norm = next(m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d))
-    for holder in (encoder, encoder.train()):  # as built, and after .train()
+    for prepare in (lambda: encoder, encoder.train):  # as built, and after .train()
         before = norm.running_mean.clone()
-        holder(torch.randn(2, 3, 64, 64) + 3)
+        prepare()(torch.randn(2, 3, 64, 64) + 3)
         assert torch.equal(before, norm.running_mean) is freeze_batch_norm
     assert norm.weight.requires_grad
     if not freeze_batch_norm:
