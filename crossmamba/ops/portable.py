@@ -176,7 +176,7 @@ class PortableBackend:
 
         def steps_first(value: Tensor) -> Tensor:  # (B, D, L) -> (L, G, B, D / G)
             value = in_walking_order(value.to(dtype), outside)
-            return value.reshape(batch, groups, -1, length).permute(3, 1, 0, 2).contiguous()
+            return value.reshape(batch, groups, channels // groups, length).permute(3, 1, 0, 2).contiguous()
 
         def projection(value: Tensor) -> Tensor:  # B or C -> (L, G, B, N), or (G, N, D / G) if constant
             value = value.to(dtype)
@@ -195,7 +195,7 @@ class PortableBackend:
             by_group(A.to(dtype), groups),
             projection(B),
             projection(C),
-            h0.reshape(batch, groups, -1, states).permute(1, 0, 3, 2).contiguous(),
+            h0.reshape(batch, groups, channels // groups, states).permute(1, 0, 3, 2).contiguous(),
         )
         if D is not None:
             y = y + D.to(dtype).reshape(groups, 1, -1) * x
@@ -218,7 +218,7 @@ class PortableBackend:
             _walk(C.to(dtype), table),
             x.new_zeros(table.routes, u.shape[0], A.shape[2], u.shape[2]),
         )
-        out = _unwalk(y, table).sum(dim=1)
+        out = _unwalk(y, table)
         if D is not None:
             out = out + D.to(dtype).sum(dim=0) * x
         return out.to(u.dtype)
@@ -226,7 +226,7 @@ class PortableBackend:
 
 def by_group(matrix: Tensor, groups: int) -> Tensor:
     """(D, N) -> (G, N, D / G)."""
-    return matrix.reshape(groups, -1, matrix.shape[1]).transpose(1, 2).contiguous()
+    return matrix.reshape(groups, matrix.shape[0] // groups, matrix.shape[1]).transpose(1, 2).contiguous()
 
 
 def positive_step(delta: Tensor, bias: Tensor | None, softplus: bool) -> Tensor:
@@ -237,28 +237,26 @@ def positive_step(delta: Tensor, bias: Tensor | None, softplus: bool) -> Tensor:
 
 
 class _Reorder(torch.autograd.Function):
-    """tokens[:, k, index[k]] for every k; a permutation, so its gradient is the inverse one (no scatter-add)."""
+    """Rows of a tensor in another order; a permutation, so its gradient is the inverse one (no scatter-add)."""
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(index, inverse)
-        return _take(tokens, index)
+    def forward(ctx: Any, rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(order, inverse)
+        return rows.index_select(0, order)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        index, inverse = ctx.saved_tensors
-        return _Reorder.apply(gradient, inverse, index), None, None
-
-
-def _take(tokens: Tensor, index: Tensor) -> Tensor:
-    return tokens[:, torch.arange(len(index), device=index.device)[:, None], index]
+        order, inverse = ctx.saved_tensors
+        return _Reorder.apply(gradient, inverse, order), None, None
 
 
 def _walk(tokens: Tensor, table: RouteTable) -> Tensor:
     """(B, K, M, C) in token order -> (L, K, B, C) in the order of each route."""
-    return _Reorder.apply(tokens, table.index, table.inverse).permute(2, 1, 0, 3).contiguous()
+    rows = tokens.permute(2, 1, 0, 3).flatten(0, 1)  # (M * K, B, C)
+    return _Reorder.apply(rows, table.rows_by_step, table.rows_by_token).unflatten(0, (table.tokens, table.routes))
 
 
 def _unwalk(steps: Tensor, table: RouteTable) -> Tensor:
-    """(L, K, B, C) -> (B, K, M, C): each token's result back at the token."""
-    return _Reorder.apply(steps.permute(2, 1, 0, 3), table.inverse, table.index)
+    """(L, K, B, C) -> (B, M, C): each token's results back at the token, summed over the routes."""
+    rows = _Reorder.apply(steps.flatten(0, 1), table.rows_by_token, table.rows_by_step)
+    return rows.unflatten(0, (table.tokens, table.routes)).sum(dim=1).transpose(0, 1)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -44,6 +44,19 @@ class RouteTable:
     @property
     def tokens(self) -> int:
         return self.index.shape[1]
+
+    @cached_property
+    def rows_by_step(self) -> Tensor:
+        """int64 (M * K,): rows of a (M * K, ...) tensor in token order, put in each route's order of steps."""
+        return self._rows(self.index)
+
+    @cached_property
+    def rows_by_token(self) -> Tensor:
+        """int64 (M * K,): the inverse of `rows_by_step`."""
+        return self._rows(self.inverse)
+
+    def _rows(self, index: Tensor) -> Tensor:
+        return (index.t() * self.routes + torch.arange(self.routes, device=index.device)).flatten()
 
 
 def grid_order(name: str, grid: Grid) -> Tensor:
