@@ -13,7 +13,7 @@ import importlib
 import os
 import sys
 
-from crossmamba.errors import DataError, UsageError
+from crossmamba.errors import CrossmambaError, DataError, UsageError
 
 VERBS = ("demo", "train", "eval", "predict", "score", "data", "models", "configs", "doctor")
 
@@ -35,6 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(error, 2)
     except DataError as error:
         return _fail(error, 3)
+    except CrossmambaError as error:
+        return _fail(error, 1)
     except KeyboardInterrupt:
         print("crossmamba: interrupted", file=sys.stderr)
         return 130

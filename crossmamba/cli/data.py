@@ -5,15 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
-
-from crossmamba.errors import UsageError
 
 HELP = "make a synthetic data set, or check a data set on disk"
 EXAMPLE = """crossmamba data synth avsbench-ms3 data/synthetic --clips 1000,100,300 --size 64 --seed 0
   crossmamba data verify avsbench-ms3 data/synthetic"""
 
-SUBSETS = {"avsbench-s4": "s4", "avsbench-ms3": "ms3"}
+DATASETS = ("avsbench-ms3", "avsbench-s4")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,52 +39,57 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_synth(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", choices=sorted(SUBSETS))
+    parser.add_argument("dataset", choices=DATASETS)
     parser.add_argument("out", metavar="OUT", help="folder to make; must be new or empty unless --overwrite")
     parser.add_argument(
         "--clips",
         type=_clips,
-        default=_clips("1000,100,300"),
+        default={"train": 1000, "val": 100, "test": 300},
         metavar="N",
-        help="TRAIN,VAL,TEST, or one number for train (then a tenth of it each for val and test); default 1000,100,300",
+        help="TRAIN,VAL,TEST, or one number for train (and 15 %% of it each for val and test); default 1000,100,300",
     )
     parser.add_argument("--size", type=int, default=64, metavar="PIXELS", help="side of the frames (default 64)")
-    parser.add_argument("--seconds", type=int, default=5, help="length of a clip (default 5, as AVSBench)")
+    parser.add_argument("--seconds", type=int, help="length of a clip (default: 5, as AVSBench; 10 in the hard world)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--world", choices=("default", "hard"), default="default", help="how hard it is to tell who sounds"
     )
     parser.add_argument(
-        "--mp4", type=int, default=0, metavar="N", help="also write the first N clips of each split as mp4"
+        "--mp4",
+        type=_videos,
+        default=8,
+        metavar="all|none|N",
+        help="videos of all clips, of none, or of the first N of each split (default 8); they take as long as the rest",
     )
+    parser.add_argument("--log-mel", action="store_true", help="also write audio_log_mel, as AVSBench publishes it")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT's data set if there is one")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
 def _configure_verify(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", choices=sorted(SUBSETS))
+    parser.add_argument("dataset", choices=DATASETS)
     parser.add_argument(
         "root", metavar="ROOT", help="folder that holds Single-source/ or Multi-sources/, or that folder"
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
-def _clips(text: str) -> dict[str, int]:
-    """`"1000,100,300"` or `"1000"` to clips per split.
-
-    Raises:
-        argparse.ArgumentTypeError: not one or three whole numbers, or none at all.
-    """
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) == 1 and numbers[0] > 0:
-        numbers = [numbers[0], max(1, numbers[0] // 10), max(1, numbers[0] // 10)]
-    if len(numbers) != 3 or min(numbers) < 0 or not sum(numbers):
+def _clips(text: str) -> dict[str, int] | int:
+    """`"1000,100,300"` to clips per split, `"1000"` to a number."""
+    numbers = text.split(",")
+    if len(numbers) not in (1, 3) or not all(number.strip().isdigit() for number in numbers):
         raise argparse.ArgumentTypeError(f"{text!r}: give N or TRAIN,VAL,TEST, for example 1000,100,300")
-    return dict(zip(("train", "val", "test"), numbers, strict=True))
+    if len(numbers) == 1:
+        return int(text)
+    return dict(zip(("train", "val", "test"), map(int, numbers), strict=True))
+
+
+def _videos(text: str) -> str | int:
+    """`"all"`, `"none"` or a number."""
+    if not (text in ("all", "none") or text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r}: give all, none or a number of clips per split")
+    return text if text in ("all", "none") else int(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -98,10 +100,8 @@ def run(args: argparse.Namespace) -> int:
 def _synth(args: argparse.Namespace) -> int:
     from crossmamba.data.synth import synthesize
 
-    if args.size < 16 or args.seconds < 1:
-        raise UsageError(f"--size {args.size} --seconds {args.seconds}: at least 16 pixels and 1 second are needed")
     root = synthesize(
-        SUBSETS[args.dataset],
+        args.dataset,
         args.out,
         clips=args.clips,
         size=args.size,
@@ -109,15 +109,16 @@ def _synth(args: argparse.Namespace) -> int:
         seed=args.seed,
         world=args.world,
         mp4=args.mp4,
+        log_mel=args.log_mel,
         workers=args.workers,
-        progress=sys.stderr.isatty() and not args.json,
+        progress=not args.json,
         overwrite=args.overwrite,
     )
+    made = {"root": str(root), "dataset": args.dataset, "clips": args.clips, "seed": args.seed, "world": args.world}
     if args.json:
-        print(json.dumps({"root": str(root), "dataset": args.dataset, "clips": args.clips, "seed": args.seed}))
+        print(json.dumps(made))
     else:
-        counts = ", ".join(f"{number} {split}" for split, number in args.clips.items())
-        print(f"{root}: {counts} clips ({args.dataset}, seed {args.seed}, {args.world} world)")
+        print(f"{root}: {args.dataset}, {args.world} world, seed {args.seed}")
         print(f"next: crossmamba data verify {args.dataset} {args.out}")
     return 0
 
@@ -125,6 +126,6 @@ def _synth(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     from crossmamba.data.verify import verify_avsbench
 
-    report = verify_avsbench(args.root, SUBSETS[args.dataset])
+    report = verify_avsbench(args.root, args.dataset)
     print(json.dumps(report.to_json()) if args.json else report.text)
     return 0 if report.ok else 3
