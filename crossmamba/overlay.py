@@ -153,7 +153,7 @@ class _Strip:
         self.envelope = _envelope(video, limits) if info.sound is not None else np.zeros(1, np.float32)
         self._page = -1
         self._font = ImageFont.load_default(size=self.height / 8.5)
-        self._left, self._right = round(width * 0.02) + round(self.height * 0.5), width - round(width * 0.02)
+        self._left, self._right = round(width * 0.02 + self.height * 0.5), width - round(self.height * 0.24)
 
     def at(self, time: float) -> NDArray[np.uint8]:
         """The strip at a time in seconds: uint8 (height, width, 3)."""

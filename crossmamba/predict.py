@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from crossmamba.overlay import write_overlay
 
 FRAME_IN_SECOND = 15 / 16  # s; AVSBench takes the last of 16 frames a second
 LEAST_SECOND = 0.5  # s; what is left at the end of the video counts as a second from here on
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, unless the model's preprocessing says otherwise
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,7 @@ class AVSPipeline:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        preprocessing: Mapping[str, Any],
-        *,
-        device: str = "cpu",
-        threshold: float | None = None,
+        self, model: nn.Module, preprocessing: Mapping[str, Any], *, device: str = "cpu", threshold: float | None = None
     ) -> None:
         missing = [key for key in ("image_size", "seconds", "framing") if key not in preprocessing]
         if missing:
@@ -221,24 +217,16 @@ class AVSStream:
     def expected_seconds(self) -> int | None:
         """How many results to expect by the file's header; None if it does not say."""
         end = (self.info.picture.end if self.info.picture else None) or self.info.duration
-        return None if end is None else max(1, int(end + 1 - LEAST_SECOND))
+        return None if end is None else max(1, math.ceil(end - LEAST_SECOND))
 
     def describe(self, seconds: list[dict[str, Any]]) -> dict[str, Any]:
         """The content of `result.json` around the seconds' own numbers."""
         card, pipeline = self.pipeline.card, self.pipeline
-        picture, sound = self.info.picture, self.info.sound
-        video: dict[str, Any] = {"path": str(self.path), "format": self.info.format, "duration": self.info.duration}
-        if picture is not None:
-            video["picture"] = asdict(picture) | {
-                "fps": None if picture.fps is None else round(float(picture.fps), 4),
-                "pixel_aspect": round(float(picture.pixel_aspect), 4),
-            }
-        video["sound"] = None if sound is None else asdict(sound)
         return {
             "format_version": 1,
             "crossmamba_version": __version__,
             "complete": self.complete,
-            "video": video,
+            "video": self.info.describe(),
             "model": {"name": card.get("name"), **card.get("metadata", {})},
             "settings": {
                 "threshold": pipeline.threshold,
@@ -278,10 +266,8 @@ class AVSStream:
         """Results for the last `waiting` seconds of a window; `done` seconds were given out before."""
         probabilities = self.pipeline.judge(window)[-waiting:]
         for second, item, probability in zip(itertools.count(done), window[-waiting:], probabilities, strict=False):
-            until = min(second + 1.0, end)
-            yield SecondResult(
-                second, float(second), until, item.stamp, probability, item.size, self.pipeline.threshold
-            )
+            until, threshold = min(second + 1.0, end), self.pipeline.threshold
+            yield SecondResult(second, float(second), until, item.stamp, probability, item.size, threshold)
 
     def _inputs(self, pictures: PictureStream, sound: SoundStream | None) -> Iterator[_Input]:
         """One item for every second of the picture."""
@@ -345,11 +331,7 @@ class AVSResult:
 
 
 def check_video(path: str | Path, *, allow_silence: bool = False, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
-    """Reads a video's header and refuses what cannot be judged.
-
-    Raises:
-        MediaError: as `media.probe`, or no pictures, or no sound unless `allow_silence`.
-    """
+    """Reads a video's header. Raises MediaError as `media.probe`, or if pictures or (not allowed) sound are missing."""
     info = probe(path, limits)
     if info.picture is None:
         raise MediaError(f"{path}: the file has no pictures, only sound; a video with both is needed.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -107,6 +107,14 @@ class MediaInfo:
     picture: PictureInfo | None
     sound: SoundInfo | None
 
+    def describe(self) -> dict[str, object]:
+        """The same as plain values for JSON; rates as decimal numbers."""
+        plain: dict[str, object] = asdict(self)
+        if self.picture is not None:
+            fps = None if self.picture.fps is None else round(float(self.picture.fps), 4)
+            plain["picture"] = asdict(self.picture) | {"fps": fps, "pixel_aspect": float(self.picture.pixel_aspect)}
+        return plain
+
 
 @contextmanager
 def media_errors(path: str | Path, doing: str) -> Iterator[None]:
@@ -116,8 +124,11 @@ def media_errors(path: str | Path, doing: str) -> Iterator[None]:
     except CrossmambaError:
         raise
     except (av.error.FFmpegError, OSError, ValueError, OverflowError, MemoryError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise MediaError(f"{path}: {doing} failed: {reason}.") from error
+        raise MediaError(f"{path}: {doing} failed: {_reason(error)}.") from error
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 @contextmanager
@@ -133,13 +144,18 @@ def open_media(path: str | Path, limits: MediaLimits = DEFAULT_LIMITS) -> Iterat
     if file.stat().st_size == 0:
         raise MediaError(f"{path}: the file is empty (0 bytes).")
     pixels = {"max_pixels": str(limits.max_pixels)}
-    with media_errors(path, "opening the file as sound or video"):
+    try:
         container = av.open(
             f"file:{file.resolve()}",
             options={"format_whitelist": FORMATS, "protocol_whitelist": "file"},
             stream_options=[pixels] * limits.max_streams,  # type: ignore[list-item]  # PyAV's stub is wrong
             metadata_errors="replace",
         )
+    except (av.error.FFmpegError, OSError, ValueError, MemoryError) as error:
+        raise MediaError(
+            f"{path}: not a sound or video file that can be opened ({_reason(error)}): damaged at its head, or of "
+            f"another kind. Containers that are read: {FORMATS.replace(',', ', ')}."
+        ) from error
     with container:
         with media_errors(path, "reading the file's header"):
             info = _describe(container, str(path), limits)
@@ -178,6 +194,9 @@ def _describe(container: InputContainer, path: str, limits: MediaLimits) -> Medi
     audio = next(iter(container.streams.audio), None)
     if video is None and audio is None:
         raise MediaError(f"{path}: the file holds neither pictures nor sound that can be decoded.")
+    for stream in (video, audio):
+        if stream is not None and stream.codec_context is None:
+            raise MediaError(f"{path}: the {stream.type} stream has a codec that is not known here.")
     starts = [_seconds(stream.start_time, stream) or 0.0 for stream in (video, audio) if stream is not None]
     origin = min(starts)
     duration = None if container.duration is None else container.duration / av.time_base

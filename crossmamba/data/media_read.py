@@ -186,7 +186,7 @@ class PictureStream(_Stream):
         for time in times:
             while coming is not None and coming.stamp <= time + CLOCK_STEP:
                 shown, coming = coming, next(frames, None)
-            if coming is None and time >= self.end + hold:
+            if coming is None and time >= self.end + hold - CLOCK_STEP:
                 return
             yield replace(shown, time=time)
 
