@@ -150,7 +150,8 @@ def plan_scene(world: World, seed: int, split: str, index: int, seconds: int) ->
 
 def _draw_objects(rng: np.random.Generator, world: World, seconds: int) -> tuple[SceneObject, ...]:
     n = int(rng.choice(world.n_visible, p=world.p_visible))
-    alike = min(n, int(rng.integers(world.lookalikes[0], world.lookalikes[1] + 1)))
+    wanted = int(rng.integers(world.lookalikes[0], world.lookalikes[1] + 1))
+    alike = max(1, min(n - 1, wanted))  # at least one object is of another class
     order = [int(c) for c in rng.permutation(world.n_classes)]
     classes = [order[0]] * alike + order[1 : n - alike + 1]
     looks = [draw_look(rng, c, world) for c in classes]

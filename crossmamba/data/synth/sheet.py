@@ -105,9 +105,8 @@ def _voices(truth: SceneTruth) -> list[tuple[str, tuple[bool, ...], tuple[int, i
     for k, thing in enumerate(truth.objects):
         number = f" {thing.instance + 1}" if names.count(thing.class_name) > 1 else ""
         voices.append((thing.class_name.replace("_", " ") + number, thing.sounding, _BARS[k % len(_BARS)]))
-    for voice in truth.offscreen:
-        voices.append((voice.class_name.replace("_", " ") + " (off-screen)", voice.sounding, _OFFSCREEN))
-    return voices
+    offscreen = [(v.class_name.replace("_", " ") + " (off-screen)", v.sounding, _OFFSCREEN) for v in truth.offscreen]
+    return voices + offscreen
 
 
 def _read(path: Path, mode: str) -> NDArray[np.uint8]:

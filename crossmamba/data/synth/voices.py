@@ -144,14 +144,14 @@ FIXED_VOICES: tuple[Callable[[Times, Draw, np.random.Generator], Wave], ...] = (
 )
 """Voice of each class, in the order of `CLASS_NAMES`."""
 
-CONTOUR_BANDS = (2500.0, 250.0, 600.0, 4200.0, 350.0, 3200.0, 5000.0, 1100.0, 1800.0, 900.0, 200.0, 1500.0)
-"""Hz, the middle of each class's band where the scene sets the pitch."""
+CONTOUR_BANDS = (900.0, 250.0, 600.0, 3200.0, 350.0, 2300.0, 3700.0, 1300.0, 1800.0, 900.0, 1100.0, 500.0)
+"""Hz, the middle of each class's band where the scene sets the pitch; far apart for classes of the same rhythm."""
 BAND_WIDTH = 0.8
 """Octaves, one standard deviation of that band."""
 
 
 def _rhythm(class_index: int, t: Times, u: Draw) -> Wave:
-    """Loudness over time of a contour voice: each class beats in its own way, as its fixed voice does."""
+    """Loudness over time of a contour voice: classes c and c + 6 share a rhythm and differ in band."""
     match class_index % 6:
         case 0:
             return _strokes(t, 2 + u[1], 6, u[5])

@@ -184,9 +184,9 @@ def describe_world(world: str | World = "default") -> str:
     if w.pitch_follows_height:
         alike = " or ".join(str(n) for n in sorted(set(w.lookalikes)))
         text += [
-            f"{alike} of the objects are identical, in look and in class of voice. Each rises and sinks slowly on its",
-            "own path, may hide behind others, and the pitch of its voice follows its height from second to second with",
-            "an unknown offset: one second alone never tells which of the look-alikes sounds, several seconds do.",
+            f"{alike} of the objects are identical, in look and in class of voice. Each rises and sinks slowly on",
+            "its own path, may hide behind others, and the pitch of its voice follows its height from second to second",
+            "with an unknown offset: one second alone never tells which of the look-alikes sounds, several seconds do.",
         ]
     text += [
         "It is no recording and no model of real scenes: a model trained on it knows nothing of real pictures or",
