@@ -1,0 +1,264 @@
+"""`crossmamba demo`: a synthetic data set, a training, scores with their controls, a prediction and a report.
+
+Every stage writes into one folder and is left out when it was already done there with the same settings:
+
+    OUT/demo.json        the settings, and which stages are done
+    OUT/data/            the synthetic set, in AVSBench's MS3 layout
+    OUT/train/           the run (`crossmamba train`)
+    OUT/controls/        the same model trained on silence
+    OUT/model/           the trained model: `crossmamba predict VIDEO --model OUT`
+    OUT/scores.json      all scores
+    OUT/predict/         `crossmamba predict` on a test clip: masks, overlay.mp4, result.json
+    OUT/report.html      everything on one page
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from crossmamba.demo_page import build_page, score_rows
+from crossmamba.errors import CrossmambaError, DataError, UsageError
+from crossmamba.report import text_table, write_report
+
+CONFIG = "avs/demo"
+VIDEOS = 4  # mp4 files per split: one to predict on, some to try
+WARNING = """The world is synthetic: coloured shapes with voices. A model trained on it knows nothing of the real world;
+what is shown is that the whole path works and that the model uses the sound."""
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What decides the outcome. Two demos with equal settings on one machine have equal results.
+
+    Attributes:
+        clips: number of train, val and test clips.
+        steps, silent_steps: optimiser steps of the main training and of the one without sound.
+        world: `default` or `hard`. seconds: length of the clips. framing: of the log-mel, `aligned` or `published`.
+        options: further arguments of `crossmamba train`, for both trainings.
+    """
+
+    seed: int = 0
+    clips: tuple[int, int, int] = (1000, 100, 300)
+    size: int = 64
+    steps: int = 600
+    silent_steps: int = 300
+    world: str = "default"
+    seconds: int = 5
+    framing: str = "aligned"
+    options: tuple[str, ...] = ()
+
+
+STEP_SECONDS = 0.25  # per optimiser step on two cores, for the announcement
+QUICK = DemoSettings(clips=(40, 8, 12), steps=20, silent_steps=10)
+
+
+class DemoFolder:
+    """The output folder and the list of finished stages."""
+
+    def __init__(self, path: Path, settings: DemoSettings) -> None:
+        self.path = path
+        self.settings = settings
+        self._state_file = path / "demo.json"
+        state = _read_json(self._state_file)
+        self.seconds: dict[str, float] = state.get("seconds", {})
+
+    def done(self, stage: str) -> bool:
+        """Whether a stage was finished here."""
+        return stage in self.seconds
+
+    def stage(self, stage: str, text: str, work: Callable[[], object]) -> None:
+        """Does a stage unless it was done, and says so."""
+        if self.done(stage):
+            say(f"[{stage}] done before, kept")
+            return
+        say(f"[{stage}] {text}")
+        started = time.monotonic()
+        work()
+        self.seconds[stage] = round(time.monotonic() - started, 1)
+        self.save()
+        say(f"[{stage}] {self.seconds[stage]:.0f} s")
+
+    def save(self) -> None:
+        """Writes demo.json, atomically."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        _write_json(self._state_file, {"settings": _plain(self.settings), "seconds": self.seconds})
+
+
+def choose_folder(wanted: str | Path, settings: DemoSettings) -> Path:
+    """`wanted` if it is free or holds a demo with these settings; else the first such among `wanted-2`, `-3`, ..."""
+    wanted = Path(wanted)
+    for number in range(1, 1000):
+        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return path
+        if _read_json(path / "demo.json").get("settings") == _plain(settings):
+            return path
+    raise UsageError(f"{wanted} and 999 folders like it are taken; give another --out")
+
+
+def run_demo(out: str | Path, settings: DemoSettings, *, predict: bool = True) -> dict[str, Any]:
+    """Runs the stages that are not done yet and returns the scores (`scores.json`).
+
+    Raises:
+        CrossmambaError: a stage failed. What was finished stays, and the same call goes on from there.
+    """
+    folder = DemoFolder(choose_folder(out, settings), settings)
+    path = folder.path
+    data, run, silent = path / "data", path / "train", path / "controls" / "without_sound"
+    _announce(folder, predict)
+    folder.save()
+    folder.stage("data", "rendering {} + {} + {} clips".format(*settings.clips), lambda: _synthesize(data, settings))
+    folder.stage("train", f"training for {settings.steps} steps", lambda: _train(run, data, settings, settings.steps))
+    folder.stage(
+        "control",
+        f"training the same model without sound for {settings.silent_steps} steps",
+        lambda: _train(silent, data, settings, settings.silent_steps, "--data.perturbation", "silence"),
+    )
+    folder.stage("model", "copying the best checkpoint", lambda: _copy_model(run / "model", path / "model"))
+    scores_file = path / "scores.json"
+    folder.stage("scores", "scoring the test split", lambda: _write_json(scores_file, _score(data, run, silent)))
+    scores = _read_json(scores_file)
+    print(f"\nTest split, {settings.clips[2]} clips that were never trained on, in per cent:\n")
+    print(text_table(score_rows(scores)) + "\n", flush=True)
+    if predict:
+        folder.stage("predict", "marking who sounds in a test video", lambda: _predict(path, data))
+    page = build_page(path, data, {"this run": run, "without sound": silent}, scores, _facts(folder))
+    write_report(path / "report.html", page)
+    _say_where(path)
+    return scores
+
+
+def _announce(folder: DemoFolder, predict: bool) -> None:
+    settings = folder.settings
+    minutes = (20 + sum(settings.clips) * 0.05 + (settings.steps + settings.silent_steps) * STEP_SECONDS) / 60
+    say(f"crossmamba demo, in {folder.path} (about {max(1, round(minutes))} minutes on two CPU cores)")
+    say("  1. render a small set of videos with sound to files, in the layout of AVSBench MS3")
+    say("  2. train a small AVS-Mamba to mark who sounds, and once more without any sound")
+    say("  3. score it on clips it never saw, with the sound silenced and swapped, and against exact bounds")
+    say("  4. " + ("mark who sounds in an mp4, and write" if predict else "write") + " a report to open in a browser")
+    say(WARNING + "\n")
+
+
+def _synthesize(data: Path, settings: DemoSettings) -> None:
+    from crossmamba.data.synth import synthesize
+
+    synthesize(
+        "ms3",
+        data,
+        clips=dict(zip(("train", "val", "test"), settings.clips, strict=True)),
+        size=settings.size,
+        seconds=settings.seconds,
+        seed=settings.seed,
+        world=settings.world,
+        mp4=VIDEOS,
+        workers=os.cpu_count() or 1,
+    )
+
+
+def _train(run: Path, data: Path, settings: DemoSettings, steps: int, *options: str) -> None:
+    """Trains as a user would, or goes on with a training that was stopped."""
+    if (run / "config.yaml").exists():
+        crossmamba("train", "--resume", str(run))
+        return
+    crossmamba(
+        *("train", "--config", CONFIG, "--run.dir", str(run), "--seed", str(settings.seed)),
+        *("--data.root", str(data), "--data.image_size", str(settings.size), "--data.framing", settings.framing),
+        *("--data.seconds", str(settings.seconds), "--trainer.max_steps", str(steps)),
+        *settings.options,
+        *options,
+    )
+
+
+def crossmamba(*arguments: str) -> None:
+    """Runs a `crossmamba` command in a process of its own, and shows it first.
+
+    Raises:
+        CrossmambaError: it failed; its own message has been printed before. Bad data and wrong usage stay that.
+    """
+    say("  $ crossmamba " + shlex.join(arguments))
+    process = subprocess.Popen([sys.executable, "-m", "crossmamba.cli", *arguments])
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # it got the signal too, and writes a checkpoint
+        raise
+    if code:
+        kind = {2: UsageError, 3: DataError}.get(code, CrossmambaError)
+        raise kind(f"`crossmamba {arguments[0]}` ended with exit code {code}; the same command goes on from here.")
+
+
+def _copy_model(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
+
+
+def _score(data: Path, run: Path, silent: Path) -> dict[str, Any]:
+    from crossmamba.data.synth import reference_scores
+
+    return {
+        "run": _evaluate(run, data, "none"),
+        "silenced": _evaluate(run, data, "silence"),
+        "swapped": _evaluate(run, data, "swap"),
+        "without_sound": _evaluate(silent, data, "silence"),
+        "reference": reference_scores(data, "ms3", "test"),
+    }
+
+
+def _predict(path: Path, data: Path) -> None:
+    video = sorted((data / "Multi-sources" / "ms3_data" / "raw_videos").glob("*_test_*.mp4"))[0]
+    crossmamba("predict", str(video), "--model", str(path), "--out", str(path / "predict"), "--overwrite")
+
+
+def _facts(folder: DemoFolder) -> list[tuple[str, str]]:
+    settings = folder.settings
+    times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in folder.seconds.items())
+    return [
+        ("command", shlex.join(["crossmamba", *sys.argv[1:]])),
+        ("clips", "{} train, {} val, {} test".format(*settings.clips) + f", {settings.size} px, {settings.seconds} s"),
+        ("training", f"{settings.steps} steps; without sound {settings.silent_steps} steps; seed {settings.seed}"),
+        ("log-mel framing", settings.framing),
+        ("world", settings.world),
+        ("time", times),
+    ]
+
+
+def _say_where(path: Path) -> None:
+    say("Open:")
+    for name in ("report.html", "predict/overlay.mp4", "scores.json", "model"):
+        if (path / name).exists():
+            say(f"  {path / name}")
+    say(f"Try it on a video of yours: crossmamba predict VIDEO --model {path} --out out")
+
+
+def say(text: str) -> None:
+    """Prints at once, so that lines keep their place among those of the commands."""
+    print(text, flush=True)
+
+
+def _plain(settings: DemoSettings) -> dict[str, Any]:
+    """The settings as JSON gives them back."""
+    return json.loads(json.dumps(asdict(settings)))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; delete the file, or give another --out") from error
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)
