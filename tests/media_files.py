@@ -61,15 +61,15 @@ def muxed(
     rate: int = 16000,
     codec: str = "libx264",
     sound_codec: str = "aac",
-    turn: int = 0,
 ) -> Path:
     """`flat` frames at any time stamps (s), and sound from any time on, in the container of the path's suffix."""
     with av.open(str(path), "w") as container:
         video = container.add_stream(codec, rate=10)
         video.width, video.height, video.pix_fmt = 48, 32, "yuv420p"
         video.codec_context.time_base = Fraction(1, CLOCK if codec == "libx264" else 10)
-        if turn:
-            video.set_display_rotation(turn)
+        if codec == "mpeg4":  # B-frames, as DivX files have them; fine steps, so that grey levels survive
+            video.codec_context.max_b_frames = 2
+            video.options = {"qmin": "1", "qmax": "1", "sc_threshold": "1000000000"}
         audio = None if sound is None else container.add_stream(sound_codec, rate=rate, layout="mono")
         for number, stamp in enumerate(stamps):
             frame = av.VideoFrame.from_ndarray(flat(number))
