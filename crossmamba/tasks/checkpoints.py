@@ -27,7 +27,7 @@ class TrainingStopped(Exception):
 
 
 class RunCheckpoints(Callback):
-    """Keeps `folder/last.ckpt` current and `folder/best.ckpt` at the best `monitor`.
+    """Keeps `folder/last.ckpt` current and `folder/best.ckpt` at the best validation.
 
     `last.ckpt` is written every `every_n_steps` optimiser steps, at the end of every epoch, and when SIGTERM or
     SIGINT arrives: then the running step (or, at the end of an epoch, its validation) is finished, the checkpoint
@@ -37,22 +37,19 @@ class RunCheckpoints(Callback):
     No checkpoint is written between the last step of an epoch and its validation: Lightning would resume after the
     validation and the epoch's score would be lost.
 
-    `best.ckpt` holds the weights only. If the module has `export_model(folder, metrics)`, that is called too with
-    `export_folder`. The higher `monitor` the better; of equal ones the first counts.
+    `best.ckpt` holds the weights only; which validation is best is decided by the metric that the module names as its
+    `monitor` (a module without one keeps no best). If the module has `export_model(folder, metrics)`, that is called
+    too with `export_folder`. The higher the better; of equal ones the first counts.
 
     Args:
         folder: of the checkpoints.
         every_n_steps: optimiser steps between writes of `last.ckpt`; 0 for epoch ends only.
-        monitor: name of the validation metric, None to keep no best.
         export_folder: where the best model goes, replaced as a whole.
     """
 
-    def __init__(
-        self, folder: Path, *, every_n_steps: int = 200, monitor: str | None = None, export_folder: Path | None = None
-    ) -> None:
+    def __init__(self, folder: Path, *, every_n_steps: int = 200, export_folder: Path | None = None) -> None:
         self.folder = Path(folder)
         self.every_n_steps = every_n_steps
-        self.monitor = monitor
         self.export_folder = export_folder
         self.best_value: float | None = None
         self.best_step: int | None = None
@@ -113,14 +110,13 @@ class RunCheckpoints(Callback):
 
     # best.ckpt --------------------
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking or self.monitor is None:
+        monitor = getattr(pl_module, "monitor", None)
+        if trainer.sanity_checking or monitor is None:
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if self.monitor not in metrics:
-            raise UsageError(
-                f"validation gave no {self.monitor!r} to choose the best model by; it gave {sorted(metrics)}"
-            )
-        value = metrics[self.monitor]
+        if monitor not in metrics:
+            raise UsageError(f"validation gave no {monitor!r} to choose the best model by; it gave {sorted(metrics)}")
+        value = metrics[monitor]
         if self.best_value is None or value > self.best_value:
             self.best_value, self.best_step = value, trainer.global_step
             trainer.save_checkpoint(self.folder / "best.ckpt", weights_only=True)

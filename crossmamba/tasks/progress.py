@@ -120,8 +120,7 @@ def read_table(path: str | Path) -> list[dict[str, Any]]:
 class ProgressBar(Callback):
     """One tqdm bar over the steps of the whole run, on stderr, with the last loss and validation score."""
 
-    def __init__(self, monitor: str | None = None) -> None:
-        self.monitor = monitor
+    def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
         self._shown: dict[str, str] = {}
 
@@ -148,8 +147,9 @@ class ProgressBar(Callback):
         self._show(epoch=f"{trainer.current_epoch + 1}/{trainer.max_epochs}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.monitor and self.monitor in trainer.callback_metrics and not trainer.sanity_checking:
-            self._show(**{self.monitor: f"{float(trainer.callback_metrics[self.monitor]):.3f}"})
+        monitor = getattr(pl_module, "monitor", None)
+        if monitor in trainer.callback_metrics and not trainer.sanity_checking:
+            self._show(**{monitor: f"{float(trainer.callback_metrics[monitor]):.3f}"})
 
     def _show(self, **values: str) -> None:
         if self._bar is not None:

@@ -23,6 +23,7 @@ import math
 import os
 import random
 import signal
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -235,6 +236,16 @@ class ExactResume(Callback):
             raise UsageError(
                 "exact resume needs trainer.reload_dataloaders_every_n_epochs=1 "
                 "and trainer.use_distributed_sampler=false"
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        steps = trainer.datamodule.steps_per_epoch  # type: ignore[attr-defined] - a ResumableDataModule
+        if trainer.datamodule.total_steps % steps:  # type: ignore[attr-defined]
+            warnings.warn(
+                f"trainer.max_steps={trainer.max_steps} ends the run inside an epoch of {steps} steps: the last steps "
+                "are not validated and the run cannot be prolonged exactly. For epochs of N steps set "
+                "trainer.limit_train_batches=N and trainer.max_epochs.",
+                stacklevel=2,
             )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -5,7 +5,7 @@ RUN/environment.txt     versions, device, git commit and command of each start
 RUN/metrics.csv         one row per logged step: step, epoch (from 1), seconds, train/loss, val/M_J, ...
 RUN/checkpoints/        last.ckpt (everything, for resuming), best.ckpt (weights of the best validation)
 RUN/model/              the best model as safetensors: what `eval`, `predict` and `from_pretrained` take
-RUN/predictions/        written by `crossmamba eval`
+RUN/predictions/        where `crossmamba eval RUN --out RUN/predictions` writes masks
 RUN/tb/                 TensorBoard
 """
 
@@ -43,20 +43,25 @@ class RunFolder:
         self.predictions = self.path / "predictions"
         self.tensorboard = self.path / "tb"
 
-    def create(self, *, overwrite: bool = False) -> None:
-        """Makes the folder for a new run.
+    def check_free(self, *, overwrite: bool = False) -> None:
+        """Makes sure that a new run may be written here; changes nothing.
 
         Raises:
-            UsageError: it exists and is not empty, and `overwrite` was not asked for, or it does not look like a run.
+            UsageError: it exists and is not empty, and `overwrite` was not asked for or it does not look like a run.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            if not overwrite:
-                raise UsageError(
-                    f"{self.path} exists. Continue that run with --resume {self.path}, choose another --run.dir, "
-                    "or replace it with --run.overwrite true"
-                )
-            if not self.config.is_file():
-                raise UsageError(f"{self.path} is not a run folder (no config.yaml), so it is not overwritten")
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            return
+        if self.path.exists() and not overwrite:
+            raise UsageError(
+                f"{self.path} exists. Continue that run with --resume {self.path}, choose another --run.dir, "
+                "or replace it with --run.overwrite true"
+            )
+        if self.path.exists() and not self.config.is_file():
+            raise UsageError(f"{self.path} is not a run folder (no config.yaml), so it is not overwritten")
+
+    def create(self) -> None:
+        """Makes the folder for a new run; what is there goes. Call `check_free` first."""
+        if self.path.exists():
             shutil.rmtree(self.path)
         self.checkpoints.mkdir(parents=True)
 

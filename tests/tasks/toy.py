@@ -107,7 +107,7 @@ class StopAt(Callback):
 
 
 def trainer(folder: Path, *, stop: StopAt | None = None, epochs: int = 3, every: int = 2, **options) -> Trainer:
-    checkpoints = RunCheckpoints(folder, every_n_steps=every, monitor="val/score")
+    checkpoints = RunCheckpoints(folder, every_n_steps=every)
     return Trainer(
         accelerator="cpu",
         max_epochs=epochs,
