@@ -5,11 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import multiprocessing
 import shutil
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +17,7 @@ from tqdm import tqdm
 
 from crossmamba.data.synth.files import PART, png_bytes, wav_bytes, write_bytes
 from crossmamba.data.synth.layout import ClipPaths, Layout
+from crossmamba.data.synth.processes import run_chunks
 from crossmamba.data.synth.render import Scene, render_plan, render_video_frames
 from crossmamba.data.synth.scene import ScenePlan, plan_scene
 from crossmamba.data.synth.worlds import CLASS_NAMES, SPLITS, World, get_world, single_source
@@ -76,7 +74,7 @@ def synthesize(
         mp4: whether to write raw_videos: all (True, "all"), none (False, "none") or the first so many of each split.
             They take as long as all the rest.
         log_mel: whether to write audio_log_mel in the published framing. Readers can compute it from the wav.
-        workers: processes. More than one need the caller's script to be importable (`if __name__ == "__main__":`).
+        workers: processes.
         progress: whether to show a bar on stderr.
         overwrite: delete another synthetic set that is in the way. A folder without `world.json` is never deleted.
 
@@ -186,29 +184,8 @@ def _render_all(job: _Job, clips: list[tuple[str, int]], workers: int, progress:
     chunks = [clips[i : i + _CHUNK] for i in range(0, len(clips), _CHUNK)]
     label = f"rendering {job.layout.subset} ({job.world.name} world)"
     with tqdm(total=len(clips), desc=label, unit="clip", disable=not progress) as bar:
-        for done in _run_chunks(partial(_render_chunk, job), chunks, workers):
+        for done in run_chunks(partial(_render_chunk, job), chunks, workers):
             bar.update(done)
-
-
-def _run_chunks(work: partial[int], chunks: list[list[tuple[str, int]]], workers: int) -> Iterator[int]:
-    """Clips done by each chunk, as they finish."""
-    if workers == 1 or len(chunks) == 1:
-        yield from map(work, chunks)
-        return
-    # Spawned, not forked: the caller may have loaded torch, whose threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as pool:
-        futures = [pool.submit(work, chunk) for chunk in chunks]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise DataError(
-                "a rendering process died. If this is a script, call under `if __name__ == '__main__':` or with "
-                "workers=1; if memory ran out, use fewer workers. Calling again continues where it stopped."
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _render_chunk(job: _Job, clips: list[tuple[str, int]]) -> int:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import shutil
+import signal
+import subprocess
+import sys
 import wave
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +19,7 @@ from PIL import Image
 
 from crossmamba.data.synth import SceneTruth, draw_contact_sheet, reference_scores, render_scene, synthesize
 from crossmamba.data.synth.layout import Layout
+from crossmamba.data.synth.processes import run_chunks
 from crossmamba.errors import DataError, UsageError
 
 SMALL = {"train": 3, "val": 2, "test": 2}
@@ -98,6 +104,38 @@ def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(ms3: Path, tm
     # More than one chunk, so that two processes really run.
     one, two = (make("ms3", tmp_path / str(w), clips=12, seconds=1, size=16, workers=w) for w in (1, 2))
     assert digests(one) == digests(two)
+
+
+def test_scripts_need_no_main_guard(tmp_path: Path) -> None:
+    """Neither `python -` nor a bare script may start itself again in the processes."""
+    script = (
+        "from crossmamba.data.synth import synthesize\n"
+        f"synthesize('ms3', {str(tmp_path / 'out')!r}, clips=20, seconds=1, size=16, mp4=False, progress=False)\n"
+        "print('once')"
+    )
+    done = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "once\n"), done.stderr
+    assert len(list((tmp_path / "out").rglob("*.wav"))) == 26
+
+
+def test_failure_in_a_process_is_told(tmp_path: Path) -> None:
+    """A file where a folder must go: the parent says what the child met."""
+    blocked = tmp_path / "Multi-sources/ms3_data/audio_wav"
+    make("ms3", tmp_path, clips=20, seconds=1, size=16)
+    shutil.rmtree(blocked)
+    blocked.write_text("in the way")
+    with pytest.raises(DataError, match="audio_wav"):
+        make("ms3", tmp_path, clips=20, seconds=1, size=16, workers=2)
+
+
+def test_killed_process_is_told_and_ends_the_work() -> None:
+    with pytest.raises(DataError, match="signal 9"):
+        list(run_chunks(signal.raise_signal, [signal.SIGKILL] * 2, 2))  # type: ignore[arg-type]
+
+
+def test_mistake_in_a_process_is_no_data_error() -> None:
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        list(run_chunks(partial(divmod, 1), [0, 0], 2))
 
 
 def test_another_seed_gives_other_bytes(ms3: Path, tmp_path: Path) -> None:
