@@ -16,11 +16,11 @@ import traceback
 from pathlib import Path
 
 import numpy as np
-from fake_avs import fake_pipeline
-from media_files import clicks, good, muxed, pcm_wav
 
 from crossmamba.data.media import read_audio
 from crossmamba.errors import MediaError
+from tests.fake_avs import fake_pipeline
+from tests.media_files import clicks, good, muxed, pcm_wav
 
 MIB = 2**20
 

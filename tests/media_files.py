@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
+from typing import TypeVar
 
 import av
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 from crossmamba.data.media import write_video
 
 CLOCK = 90_000  # time stamps a second
+T = TypeVar("T")
 STEP = 7  # grey levels from one frame to the next
 
 
@@ -146,6 +148,16 @@ def truncated(path: Path, source: Path, share: float) -> Path:
     data = source.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     return path
+
+
+def until_error(items: Iterable[T]) -> tuple[list[T], Exception | None]:
+    """What an iteration gave before it failed, and how it failed."""
+    got: list[T] = []
+    try:
+        got.extend(items)
+    except Exception as error:
+        return got, error
+    return got, None
 
 
 def bad_files(folder: Path) -> dict[str, Callable[[], Path]]:

@@ -8,7 +8,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from media_files import clicks, flat, good, gray, muxed, number_of, pcm_wav, truncated, wide_png, wide_video
 from PIL import Image
 
 from crossmamba.data.media import (
@@ -24,6 +23,19 @@ from crossmamba.data.media import (
     write_video,
 )
 from crossmamba.errors import MediaError, UsageError
+from tests.media_files import (
+    clicks,
+    flat,
+    good,
+    gray,
+    muxed,
+    number_of,
+    pcm_wav,
+    truncated,
+    until_error,
+    wide_png,
+    wide_video,
+)
 
 TENTHS = [number / 10 for number in range(30)]
 
@@ -246,7 +258,7 @@ def test_streams_that_are_not_there(tmp_path: Path) -> None:
         read_audio(tmp_path / "v.mp4")
     with pytest.raises(MediaError, match="no pictures"):
         PictureStream(pcm_wav(tmp_path / "s.wav", clicks(1.0) * 30000))
-    with pytest.raises(MediaError, match="empty|neither|cannot"):
+    with pytest.raises(MediaError, match=r"empty|neither|cannot"):
         read_audio(pcm_wav(tmp_path / "e.wav", np.zeros(0)))
 
 
@@ -278,10 +290,9 @@ def test_a_leap_of_the_time_stamps_is_refused(tmp_path: Path) -> None:
 def test_a_cut_file_gives_its_frames_and_then_an_error(tmp_path: Path) -> None:
     source = good(tmp_path / "v.mp4", 8.0, 25)
     path = truncated(tmp_path / "cut.mp4", source, 0.7)
-    got = []
-    with pytest.raises(MediaError, match="cut short"):
-        for frame in frames_at(path, [second + 15 / 16 for second in range(8)]):
-            got.append(frame.time)
+    frames = frames_at(path, [second + 15 / 16 for second in range(8)])
+    got, error = until_error(frames)
+    assert "cut short" in str(error)
     assert 1 <= len(got) < 8
 
 
