@@ -349,7 +349,7 @@ def _register() -> None:
         scan_orders=4,
         mad_layers=2,
         head_hidden=64,
-        head_channels=(32, 16),
+        head_channels=(16, 8),
         head_bias=-2.0,
         head_scale=True,
         drop_path=0.0,

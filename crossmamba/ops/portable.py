@@ -74,19 +74,6 @@ def _states(decay: Tensor, drive: Tensor, B: Tensor, steps: slice, h: Tensor) ->
     return states
 
 
-def _sum_states(states: Tensor, weights: Tensor) -> Tensor:
-    """Sum over n of states (T, K, S, N, D) * weights, without the product in memory; (T, K, S, D)."""
-    total = states.select(3, 0) * weights.select(3, 0)
-    for n in range(1, states.shape[3]):
-        total.addcmul_(states.select(3, n), weights.select(3, n))
-    return total
-
-
-def _sum_channels(states: Tensor, channels: Tensor) -> Tensor:
-    """Sum over d of states (T, K, S, N, D) * channels (T, K, S, D); (T, K, S, N)."""
-    return torch.matmul(states, channels[..., None])[..., 0]
-
-
 class _ChunkedScan(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -102,7 +89,7 @@ class _ChunkedScan(torch.autograd.Function):
             states = _states(_decay(delta[steps], A), drive[steps], B, steps, h)
             kept.append(states if keep_all else h)
             h = states[-1].clone()  # a copy: an edge must not keep its whole chunk alive
-            y[steps] = _sum_states(states[1:], _expand(C, steps))
+            y[steps] = (states[1:] * _expand(C, steps)).sum(dim=3)
         ctx.save_for_backward(x, delta, A, B, C, *kept)
         ctx.chunk, ctx.keep_all = size, keep_all
         return y, h if length else h0.clone()
@@ -128,10 +115,10 @@ class _ChunkedScan(torch.autograd.Function):
                 g_t.addcmul_(decay_next, g_next)
             carried = decay[0] * g[0]
             _accumulate(dB, steps, g, drive[steps])
-            d_drive[steps] = _sum_states(g, _expand(B, steps))
+            d_drive[steps] = (g * _expand(B, steps)).sum(dim=3)
             # The exponent's gradient, per state: q_t = g_t * exp(Δ_t A) * h_{t-1}.
             q = decay.mul_(g).mul_(states[:-1])
-            d_delta[steps] = _sum_states(q, A[None, :, None].expand_as(q))
+            d_delta[steps] = (q * A[:, None]).sum(dim=3)
             dA += q.mul_(delta[steps, :, :, None]).sum(dim=0).sum(dim=1)
         dx = d_drive * delta
         d_delta.addcmul_(d_drive, x)
@@ -149,7 +136,7 @@ def _accumulate(gradient: Tensor, steps: slice, states: Tensor, channels: Tensor
     if gradient.dim() == 3:  # constant (K, N, D): summed over time and sequences
         gradient += (states * channels[:, :, :, None]).sum(dim=(0, 2))
     else:
-        gradient[steps] = _sum_channels(states, channels)
+        gradient[steps] = (states * channels[:, :, :, None]).sum(dim=-1)
 
 
 class PortableBackend:
