@@ -117,16 +117,16 @@ def run_demo(out: str | Path, settings: DemoSettings, *, predict: bool = True) -
     data, run, silent = path / "data", path / "train", path / "controls" / "without_sound"
     _announce(folder, predict)
     folder.save()
-    folder.stage("data", "rendering {} + {} + {} clips".format(*settings.clips), lambda: _synthesize(data, settings))
-    folder.stage("train", f"training for {settings.steps} steps", lambda: _train(run, data, settings, settings.steps))
+    folder.stage("data", "rendering {} + {} + {} clips".format(*settings.clips), lambda: render_set(data, settings))
+    folder.stage("train", f"training for {settings.steps} steps", lambda: train_run(run, data, settings))
     folder.stage(
         "control",
         f"training the same model without sound for {settings.silent_steps} steps",
-        lambda: _train(silent, data, settings, settings.silent_steps, "--data.perturbation", "silence"),
+        lambda: train_run(silent, data, settings, silent=True),
     )
     folder.stage("model", "copying the best checkpoint", lambda: _copy_model(run / "model", path / "model"))
     scores_file = path / "scores.json"
-    folder.stage("scores", "scoring the test split", lambda: _write_json(scores_file, _score(data, run, silent)))
+    folder.stage("scores", "scoring the test split", lambda: _write_json(scores_file, score_runs(data, run, silent)))
     scores = _read_json(scores_file)
     print(f"\nTest split, {settings.clips[2]} clips that were never trained on, in per cent:\n")
     print(text_table(score_rows(scores)) + "\n", flush=True)
@@ -149,7 +149,8 @@ def _announce(folder: DemoFolder, predict: bool) -> None:
     say(WARNING + "\n")
 
 
-def _synthesize(data: Path, settings: DemoSettings) -> None:
+def render_set(data: Path, settings: DemoSettings, videos: int = VIDEOS) -> None:
+    """Renders the synthetic set of these settings, with so many mp4 files per split; what is there already is kept."""
     from crossmamba.data.synth import synthesize
 
     synthesize(
@@ -160,13 +161,19 @@ def _synthesize(data: Path, settings: DemoSettings) -> None:
         seconds=settings.seconds,
         seed=settings.seed,
         world=settings.world,
-        mp4=VIDEOS,
+        mp4=videos,
         workers=os.cpu_count() or 1,
     )
 
 
-def _train(run: Path, data: Path, settings: DemoSettings, steps: int, *options: str) -> None:
-    """Trains as a user would, or goes on with a training that was stopped."""
+def train_run(run: Path, data: Path, settings: DemoSettings, *, silent: bool = False) -> None:
+    """Trains as a user would (`crossmamba train`), or goes on with a training that was stopped.
+
+    Args:
+        silent: replace all sound by silence, and take `silent_steps` in place of `steps`.
+    """
+    steps = settings.silent_steps if silent else settings.steps
+    sound = ("--data.perturbation", "silence") if silent else ()
     if (run / "config.yaml").exists():
         crossmamba("train", "--resume", str(run))
         return
@@ -175,7 +182,7 @@ def _train(run: Path, data: Path, settings: DemoSettings, steps: int, *options: 
         *("--data.root", str(data), "--data.image_size", str(settings.size), "--data.framing", settings.framing),
         *("--data.seconds", str(settings.seconds), "--trainer.max_steps", str(steps)),
         *settings.options,
-        *options,
+        *sound,
     )
 
 
@@ -201,16 +208,19 @@ def _copy_model(source: Path, target: Path) -> None:
     shutil.copytree(source, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
 
 
-def _score(data: Path, run: Path, silent: Path) -> dict[str, Any]:
+def score_runs(data: Path, run: Path, silent: Path | None = None) -> dict[str, Any]:
+    """Scores of the test split: of a run, as it is and with its sound tampered with, of its control, and the bounds."""
     from crossmamba.data.synth import reference_scores
+    from crossmamba.models import from_pretrained
+    from crossmamba.tasks.evaluate import evaluate_avs
 
-    return {
-        "run": _evaluate(run, data, "none"),
-        "silenced": _evaluate(run, data, "silence"),
-        "swapped": _evaluate(run, data, "swap"),
-        "without_sound": _evaluate(silent, data, "silence"),
-        "reference": reference_scores(data, "ms3", "test"),
-    }
+    model = from_pretrained(run / "model")
+    tampered = evaluate_avs(model, data, "ms3", "test", perturbations=("none", "silence", "swap"))
+    scores = {"run": tampered["none"], "silenced": tampered["silence"], "swapped": tampered["swap"]}
+    if silent is not None:
+        control = from_pretrained(silent / "model")
+        scores["without_sound"] = evaluate_avs(control, data, "ms3", "test", perturbations=("silence",))["silence"]
+    return {**scores, "reference": reference_scores(data, "ms3", "test")}
 
 
 def _predict(path: Path, data: Path) -> None:

@@ -21,32 +21,43 @@ CAVEATS = (
 )
 
 
+TRAINED = (
+    ("run", "this run", "sees the picture and hears the sound"),
+    ("silenced", "same model, sound silenced", "digital silence in place of the sound, when tested"),
+    ("swapped", "same model, sound swapped", "every clip gets the sound of another one, when tested"),
+    ("without_sound", "trained and tested without sound", "the same model in a second training on silence"),
+)
+BOUNDS = (
+    ("expected", "exact ceiling of the picture alone", "no predictor that only sees can expect more", None),
+    ("loudness_oracle", "oracle that hears only loudness", "nothing if no visible object sounds, else all", 100.0),
+    ("all_objects", "all visible objects marked", "the picture's objects with exact outlines", 0.0),
+    ("all_black", "nothing marked", "black in every second", 100.0),
+)
+
+
 def score_rows(scores: dict[str, Any]) -> list[Row]:
     """The table of `scores.json`, in per cent.
 
-    `run`, `silenced`, `swapped`, `without_sound` hold M_J, M_F and black_kept in [0, 1]; `reference` holds what
-    `crossmamba.data.synth.reference_scores` gives.
+    `run`, `silenced`, `swapped`, `without_sound` hold what `AVSMetric` gives, in [0, 1] (those not measured may lack);
+    `reference` holds what `crossmamba.data.synth.reference_scores` gives.
     """
 
-    def trained(key: str, name: str, explanation: str, kind: str = "control") -> Row:
-        values = [100 * scores[key][metric] for metric in ("M_J", "M_F", "black_kept")]
-        return Row(name, explanation, *values, kind=kind)
+    return [_row(scores, *line) for line in TRAINED if line[0] in scores] + [_bound(scores, *line) for line in BOUNDS]
 
-    def bound(key: str, name: str, explanation: str, black_kept: float | None = None) -> Row:
-        return Row(name, explanation, 100 * scores["reference"][key], None, black_kept, kind="bound")
 
-    return [
-        trained("run", "this run", "sees the picture and hears the sound", "run"),
-        trained("silenced", "same model, sound silenced", "digital silence in place of the sound, when tested"),
-        trained("swapped", "same model, sound swapped", "every clip gets the sound of another one, when tested"),
-        trained("without_sound", "trained and tested without sound", "the same model in a second training on silence"),
-        bound("expected", "exact ceiling of the picture alone", "no predictor that only sees can expect more"),
-        bound(
-            "loudness_oracle", "oracle that hears only loudness", "nothing if no visible object sounds, else all", 100
-        ),
-        bound("all_objects", "all visible objects marked", "the picture's objects with exact outlines", 0),
-        bound("all_black", "nothing marked", "black in every second", 100),
-    ]
+def seconds_of(values: dict[str, float]) -> list[float]:
+    """M_J of each second of the clips, from the first on."""
+    found = {int(key.rpartition("_")[2]): value for key, value in values.items() if key.startswith("M_J_second_")}
+    return [found[second] for second in sorted(found)]
+
+
+def _row(scores: dict[str, Any], key: str, name: str, explanation: str) -> Row:
+    values = [100 * scores[key][metric] for metric in ("M_J", "M_F", "black_kept")]
+    return Row(name, explanation, *values, kind="run" if key == "run" else "control")
+
+
+def _bound(scores: dict[str, Any], key: str, name: str, explanation: str, black_kept: float | None) -> Row:
+    return Row(name, explanation, 100 * scores["reference"][key], None, black_kept, kind="bound")
 
 
 def build_page(
@@ -85,7 +96,7 @@ def _plots(data: Path, runs: dict[str, Path], scores: dict[str, Any]) -> list[Pl
         for label, run in runs.items()
     ]
     seconds = [
-        Curve(label, [(float(second + 1), 100 * value) for second, value in enumerate(scores[key]["M_J_per_second"])])
+        Curve(label, [(float(second), 100 * value) for second, value in enumerate(seconds_of(scores[key]), start=1)])
         for label, key in (("this run", "run"), ("without sound", "without_sound"))
     ]
     return [

@@ -27,7 +27,7 @@ ALLOWED = {
     "tasks": {"ops", "blocks", "encoders", "models", "data", "metrics"},
     "report": set(),
     "demo_page": {"models", "data", "report"},
-    "demo": {"data", "tasks", "report", "demo_page"},
+    "demo": {"data", "models", "tasks", "report", "demo_page"},
     "cli": {"ops", "models", "data", "metrics", "tasks", "predict", "overlay", "report", "demo"},
 }
 # Outside packages that only some rooms may import.

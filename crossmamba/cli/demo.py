@@ -11,9 +11,7 @@ EXAMPLE = "crossmamba demo --out runs/demo"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
-    parser.add_argument(
-        "--out", default="runs/demo", help="folder (default runs/demo; if taken, runs/demo-2 ...)"
-    )
+    parser.add_argument("--out", default="runs/demo", help="folder (default runs/demo; if taken, runs/demo-2 ...)")
     parser.add_argument("--seed", type=int, default=0, help="of the set and the training (default 0)")
     parser.add_argument("--quick", action="store_true", help="a minute, only to see that everything works")
     parser.add_argument("--steps", type=int, metavar="N", help="training steps (half as many for the control)")
