@@ -118,10 +118,10 @@ def _read(path: Path, mode: str) -> NDArray[np.uint8]:
 
 
 def _lit(frame: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The frame at the tile's size: what sounds in full colour with a bright outline, the rest dim and grey."""
+    """The frame at the tile's size: what sounds in full colour with a bright outline, the rest dim."""
     rows = np.arange(_TILE) * frame.shape[0] // _TILE
     picture, mask = frame[rows][:, rows].astype(np.float32), mask[rows][:, rows]
-    dim = 0.45 * picture.mean(2, keepdims=True).repeat(3, 2)
+    dim = 0.4 * picture
     out = np.where(mask[..., None], picture, dim)
     near = np.pad(mask, 2)
     grown = np.zeros_like(mask)
