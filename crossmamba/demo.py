@@ -42,7 +42,7 @@ class DemoSettings:
 
     Attributes:
         clips: number of train, val and test clips.
-        steps, silent_steps: optimiser steps of the main training and of the one without sound.
+        steps, silent_steps: optimiser steps of the main training and of the one without sound (see `epochs_of`).
         world: `default` or `hard`. seconds: length of the clips. framing: of the log-mel, `aligned` or `published`.
         options: further arguments of `crossmamba train`, for both trainings.
     """
@@ -50,6 +50,7 @@ class DemoSettings:
     seed: int = 0
     clips: tuple[int, int, int] = (1000, 100, 300)
     size: int = 64
+    batch_size: int = 4
     steps: int = 600
     silent_steps: int = 300
     world: str = "default"
@@ -58,6 +59,7 @@ class DemoSettings:
     options: tuple[str, ...] = ()
 
 
+EPOCH_STEPS = 100
 STEP_SECONDS = 0.25  # per optimiser step on two cores, for the announcement
 QUICK = DemoSettings(clips=(40, 8, 12), steps=20, silent_steps=10)
 
@@ -166,13 +168,22 @@ def render_set(data: Path, settings: DemoSettings, videos: int = VIDEOS) -> None
     )
 
 
+def epochs_of(settings: DemoSettings, steps: int) -> tuple[int, int]:
+    """Steps as (epochs, steps of an epoch): validation follows each epoch, every 100 steps or once through the set.
+
+    The product is `steps`, rounded up to whole epochs.
+    """
+    length = max(1, min(EPOCH_STEPS, steps, settings.clips[0] // settings.batch_size))
+    return -(-steps // length), length
+
+
 def train_run(run: Path, data: Path, settings: DemoSettings, *, silent: bool = False) -> None:
     """Trains as a user would (`crossmamba train`), or goes on with a training that was stopped.
 
     Args:
         silent: replace all sound by silence, and take `silent_steps` in place of `steps`.
     """
-    steps = settings.silent_steps if silent else settings.steps
+    epochs, length = epochs_of(settings, settings.silent_steps if silent else settings.steps)
     sound = ("--data.perturbation", "silence") if silent else ()
     if (run / "config.yaml").exists():
         crossmamba("train", "--resume", str(run))
@@ -180,7 +191,8 @@ def train_run(run: Path, data: Path, settings: DemoSettings, *, silent: bool = F
     crossmamba(
         *("train", "--config", CONFIG, "--run.dir", str(run), "--seed", str(settings.seed)),
         *("--data.root", str(data), "--data.image_size", str(settings.size), "--data.framing", settings.framing),
-        *("--data.seconds", str(settings.seconds), "--trainer.max_steps", str(steps)),
+        *("--data.seconds", str(settings.seconds), "--data.batch_size", str(settings.batch_size)),
+        *("--trainer.max_epochs", str(epochs), "--trainer.limit_train_batches", str(length)),
         *settings.options,
         *sound,
     )

@@ -83,6 +83,7 @@ def build_page(
         facts=[*facts, *_environment(main / "environment.txt")],
         links=[(label, path.relative_to(folder).as_posix()) for label, path in there if path.exists()],
         video=overlay if overlay.exists() else None,
+        poster=_still(overlay) if overlay.exists() else None,
     )
 
 
@@ -130,7 +131,7 @@ def _samples(data: Path, model_folder: Path, count: int = 3) -> list[Sample]:
             logits = model(item["frames"][None], item["log_mel"][None]).logits[0, :, 0]
         pixels = item["frames"].permute(0, 2, 3, 1).numpy() * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN)
         schedule = [(_label(thing), True, thing.sounding) for thing in truth.objects]
-        schedule += [(voice.class_name, False, voice.sounding) for voice in truth.offscreen]
+        schedule += [(_words(voice.class_name), False, voice.sounding) for voice in truth.offscreen]
         samples.append(
             Sample(
                 title=item["clip_id"],
@@ -142,6 +143,13 @@ def _samples(data: Path, model_folder: Path, count: int = 3) -> list[Sample]:
             )
         )
     return samples
+
+
+def _still(video: Path) -> np.ndarray:
+    """The picture at one second, uint8 (H, W, 3)."""
+    from crossmamba.data.media import frames_at
+
+    return next(iter(frames_at(video, [1.0]))).rgb()
 
 
 def _truth(data: Path, clip_id: str) -> Any:
@@ -158,7 +166,12 @@ def _interest(truth: Any) -> int:
 
 
 def _label(thing: Any) -> str:
-    return f"{thing.class_name} {thing.instance + 1}" if thing.instance else thing.class_name
+    return _words(thing.class_name) + (f" {thing.instance + 1}" if thing.instance else "")
+
+
+def _words(class_name: str) -> str:
+    """`buzz_ring` (voice and shape) to `buzz ring`."""
+    return class_name.replace("_", " ")
 
 
 def _environment(path: Path) -> list[tuple[str, str]]:

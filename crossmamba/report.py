@@ -72,7 +72,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that the page shows. `video` (mp4) is put into the page, so keep it to a few megabytes."""
+    """Everything that the page shows.
+
+    `video` (mp4) is put into the page, so keep it to a few megabytes; `poster`, uint8 (H, W, 3), stands there until it
+    is played.
+    """
 
     title: str
     lead: str
@@ -83,6 +87,7 @@ class Report:
     facts: Sequence[tuple[str, str]] = ()
     links: Sequence[tuple[str, str]] = ()
     video: Path | None = None
+    poster: np.ndarray | None = None
 
 
 def write_report(out_html: str | Path, report: Report) -> Path:
@@ -102,8 +107,8 @@ def render(report: Report) -> str:
         f"<title>{_text(report.title)}</title><style>{style}</style></head><body><main>",
         f"<h1>{_text(report.title)}</h1><p class='lead'>{_text(report.lead)}</p>",
         _links(report.links),
-        _section("The model at work", _video(report.video)) if report.video else "",
         _section("Scores", _table(report.rows)),
+        _section("The model at work", _video(report.video, report.poster)) if report.video else "",
         _section("Curves", "<div class='plots'>" + "".join(map(_plot, report.plots)) + "</div>")
         if report.plots
         else "",
@@ -164,9 +169,10 @@ def _links(links: Sequence[tuple[str, str]]) -> str:
     return "<p class='links'>" + "".join(f"<a href='{_text(to)}'>{_text(label)}</a>" for label, to in links) + "</p>"
 
 
-def _video(path: Path) -> str:
+def _video(path: Path, poster: np.ndarray | None) -> str:
     data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f"<video controls loop playsinline src='data:video/mp4;base64,{data}'></video>"
+    still = "" if poster is None else f" poster='{png_data_uri(poster)}'"
+    return f"<video controls loop playsinline{still} src='data:video/mp4;base64,{data}'></video>"
 
 
 def _facts(facts: Sequence[tuple[str, str]]) -> str:
@@ -270,7 +276,7 @@ def _side_by_side(frames: np.ndarray) -> np.ndarray:
 def _tint(frames: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """Frames turned grey and dim, with the masked area in colour."""
     grey = frames.mean(-1, keepdims=True).repeat(3, -1) * 0.45
-    painted = 0.35 * frames + 0.65 * np.array(colour)
+    painted = 0.2 * frames + 0.8 * np.array(colour)
     return np.where(mask[..., None], painted, grey).astype(np.uint8)
 
 
