@@ -207,6 +207,8 @@ def test_the_command_writes_what_it_promises(tmp_path: Path, model_folder: Path,
     assert main(arguments) == 2  # never over earlier results without being asked
     assert "--overwrite" in capsys.readouterr().err
     (out / "mine.txt").write_text("keep")
+    assert main(["predict", str(tmp_path / "no.mp4"), *arguments[2:], "--overwrite"]) == 3
+    assert len(list((out / "masks").iterdir())) == 6  # nothing is removed for a video that cannot be read
     assert main([*arguments, "--overwrite", "--no-overlay", "--threshold", "0.99"]) == 0
     assert sorted(path.name for path in out.iterdir()) == ["masks", "mine.txt", "result.json"]
     assert not np.asarray(Image.open(out / "masks" / "00000.png")).any()

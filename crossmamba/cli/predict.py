@@ -45,11 +45,13 @@ def run(args: argparse.Namespace) -> int:
     """Judges the video; returns the exit code."""
     from crossmamba.predict import check_video, find_model, load_pipeline
 
-    folder = _results_folder(args.out, args.overwrite)
+    folder = Path(args.out)
+    _check_folder(folder, args.overwrite)
     source = find_model(args.model) if args.model else newest_run(Path("runs"))
     check_video(args.video, allow_silence=args.allow_silence)  # a bad file should not wait for a large model to load
     pipeline = load_pipeline(source, device=args.device, threshold=args.threshold)
     stream = pipeline.stream(args.video, allow_silence=args.allow_silence)
+    _clear(folder)
     result = save_prediction(stream, folder, probabilities=args.probabilities, overlay=not args.no_overlay)
     if pipeline.knows_only_synthetic:
         print(
@@ -75,7 +77,7 @@ def newest_run(runs: Path) -> Path:
     Raises:
         UsageError: there is none.
     """
-    found = sorted([*runs.glob("*/model/config.json"), *runs.glob("*/*/model/config.json")], key=os.path.getmtime)
+    found = sorted(runs.glob("*/model/config.json"), key=os.path.getmtime)
     if not found:
         raise UsageError(
             f"No --model was given and there is no run under {runs}/. `crossmamba demo` makes one in some minutes; "
@@ -135,22 +137,22 @@ def save_prediction(stream: AVSStream, folder: Path, *, probabilities: bool, ove
     return result
 
 
-def _results_folder(out: str, overwrite: bool) -> Path:
-    """The folder for the results, rid of those of an earlier run if that is wanted; other files in it stay."""
-    folder = Path(out)
+def _check_folder(folder: Path, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--out {out} is a file; name a folder.")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not overwrite:
-            raise UsageError(
-                f"--out {out} is not empty; name another folder, or give --overwrite to replace the results in it."
-            )
-        for name in OUTPUTS:
-            if (folder / name).is_dir():
-                shutil.rmtree(folder / name)
-            else:
-                (folder / name).unlink(missing_ok=True)
-    return folder
+        raise UsageError(f"--out {folder} is a file; name a folder.")
+    if not overwrite and folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(
+            f"--out {folder} is not empty; name another folder, or give --overwrite to replace results in it."
+        )
+
+
+def _clear(folder: Path) -> None:
+    """Removes the results of an earlier run; other files stay."""
+    for name in OUTPUTS:
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _write_png(path: Path, values: np.ndarray) -> None:
