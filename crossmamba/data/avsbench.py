@@ -18,11 +18,10 @@ from torch.utils.data import Dataset
 
 from crossmamba.data import perturb
 from crossmamba.data.augment import Augmentation, ClipTensors, resize_clip
-from crossmamba.data.avsbench_files import SPLITS, AVSBenchFiles, ClipEntry, find_root
+from crossmamba.data.avsbench_files import SPLITS, AVSBenchFiles, ClipEntry, find_root, read_wav
 from crossmamba.data.images import read_frame, read_mask
 from crossmamba.data.logmel import Framing, clip_log_mel
 from crossmamba.data.logmel_file import read_log_mel
-from crossmamba.data.media import read_audio
 from crossmamba.errors import DataError, UsageError
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "SPLITS", "AVSBenchDataset", "find_root"]
@@ -168,7 +167,7 @@ class AVSBenchDataset(Dataset[dict[str, Any]]):
     def _log_mel(self, entry: ClipEntry) -> Tensor:
         if self.audio == "pickle":
             return read_log_mel(self.files.log_mel(entry), self.seconds)
-        return clip_log_mel(read_audio(self.files.wav(entry), rate=16000), self.seconds, self.framing)
+        return clip_log_mel(read_wav(self.files.wav(entry), self.seconds), self.seconds, self.framing)
 
     def _audio_source(self, audio: AudioSource) -> Literal["pickle", "wav"]:
         if audio != "auto":

@@ -16,10 +16,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
+from crossmamba.data.logmel import SAMPLE_RATE
+from crossmamba.data.media import read_audio
+from crossmamba.data.media_open import MediaLimits
 from crossmamba.data.paths import join_under, safe_name
 from crossmamba.errors import DataError, UsageError
 
-__all__ = ["SPLITS", "AVSBenchFiles", "ClipEntry", "IndexProblem", "Split", "Subset", "find_root", "parse_index"]
+__all__ = [
+    "SPLITS",
+    "AVSBenchFiles",
+    "ClipEntry",
+    "IndexProblem",
+    "Split",
+    "Subset",
+    "find_root",
+    "parse_index",
+    "read_wav",
+]
 
 Subset = Literal["s4", "ms3"]
 Split = Literal["train", "val", "test"]
@@ -125,6 +141,20 @@ class AVSBenchFiles:
         return chosen
 
 
+def subset_name(name: str) -> Subset:
+    """The short name "s4" or "ms3", from either that or "avsbench-s4", "avsbench-ms3".
+
+    Raises:
+        UsageError: any other name.
+    """
+    match name.removeprefix("avsbench-"):
+        case "s4":
+            return "s4"
+        case "ms3":
+            return "ms3"
+    raise UsageError(f"subset is {name!r}; allowed: s4, ms3")
+
+
 def find_root(root: str | Path, subset: str) -> Path:
     """The folder `Single-source` or `Multi-sources`, given itself or the folder that holds it.
 
@@ -132,8 +162,7 @@ def find_root(root: str | Path, subset: str) -> Path:
         UsageError: an unknown subset.
         DataError: neither form holds the index.
     """
-    if subset not in _FOLDERS:
-        raise UsageError(f"subset is {subset!r}; allowed: {', '.join(_FOLDERS)}")
+    subset = subset_name(subset)
     candidates = [Path(root) / _FOLDERS[subset], Path(root)]
     for folder in candidates:
         if (folder / f"{subset}_meta_data.csv").is_file():
@@ -143,6 +172,15 @@ def find_root(root: str | Path, subset: str) -> Path:
         f"{root}: no AVSBench {subset.upper()} here: {wanted} is missing. Point to the folder that holds "
         f"{_FOLDERS[subset]}/, or make a synthetic set: crossmamba data synth avsbench-{subset} {root}"
     )
+
+
+def read_wav(path: Path, seconds: int) -> NDArray[np.float32]:
+    """A clip's sound, mono at 16 kHz, float32 (n,); a file far longer than a clip is refused, not held in memory.
+
+    Raises:
+        MediaError: see `media.read_audio`.
+    """
+    return read_audio(path, SAMPLE_RATE, MediaLimits(max_duration=10.0 * seconds + 60))
 
 
 def parse_index(path: Path, subset: Subset) -> tuple[list[ClipEntry], list[IndexProblem]]:
