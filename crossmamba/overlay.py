@@ -185,11 +185,11 @@ class _Strip:
             draw.line((column, wave - half, column, wave + half), fill=colour)
         share = 1.0 if colour == PLAYED else 0.45
         tint = tuple(round(ground + (value - ground) * share) for value, ground in zip(TINT, GROUND, strict=True))
-        full = max(0.05, *self.areas)
+        full = max(0.02, *self.areas)
         for second in range(int(start), min(len(self.areas), int(start + self.span + 0.999))):
             left, right = self._column(second - start), self._column(second + 1 - start)
-            top = bars - self.areas[second] / full * self.height * 0.18
-            draw.rectangle((left + 1, min(top, bars - 1), right - 2, bars), fill=tint)
+            tall = self.height * (0.03 + 0.16 * self.areas[second] / full) if self.areas[second] > 0 else 0
+            draw.rectangle((left + 1, bars - tall, right - 2, bars), fill=tint if tall else QUIET)
         step = next(step for step in (1, 2, 5, 10) if step * 12 >= self.span)
         for second in range(int(start), int(start + self.span) + 1, step):
             label = f"{second // 60}:{second % 60:02d}"
