@@ -208,4 +208,4 @@ def _envelope(video: str | Path, limits: MediaLimits) -> NDArray[np.float32]:
             whole = np.pad(block[0], (0, -block.shape[1] % 160))
             peaks.append(np.abs(whole).reshape(-1, 160).max(axis=1))
     envelope = np.concatenate(peaks)
-    return envelope / np.float32(max(float(envelope.max()), 1e-3))
+    return (envelope / max(float(envelope.max()), 1e-3)).astype(np.float32)
