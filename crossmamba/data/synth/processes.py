@@ -96,7 +96,8 @@ def serve() -> int:
     work, chunks = pickle.load(sys.stdin.buffer)
     try:
         for chunk in chunks:
-            print(work(chunk), flush=True)
+            # One write call: `print` makes two under PYTHONUNBUFFERED, and another child's line could come between.
+            os.write(sys.stdout.fileno(), f"{work(chunk)}\n".encode())
     except (CrossmambaError, OSError) as error:
         print(error, file=sys.stderr)
         return _REFUSED

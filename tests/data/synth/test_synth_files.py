@@ -128,6 +128,11 @@ def test_failure_in_a_process_is_told(tmp_path: Path) -> None:
         make("ms3", tmp_path, clips=20, seconds=1, size=16, workers=2)
 
 
+def test_counts_of_many_processes_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    assert sum(run_chunks(len, ["x" * 11] * 200_000, 4)) == 2_200_000
+
+
 def test_killed_process_is_told_and_ends_the_work() -> None:
     with pytest.raises(DataError, match="signal 9"):
         list(run_chunks(signal.raise_signal, [signal.SIGKILL] * 2, 2))  # type: ignore[arg-type]
