@@ -15,9 +15,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "crossmamba"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 400
-# AVSBench publishes its log-mel as plain pickles, which torch's safe loader refuses; this file reads them with an
-# Unpickler that resolves three names and nothing else (its own tests feed it hostile ones).
-RESTRICTED_UNPICKLERS = {PACKAGE / "data" / "logmel_file.py"}
+ALLOWED_UNPICKLING = {
+    # AVSBench publishes its log-mel as plain pickles, which torch will not load safely; they are read with an Unpickler
+    # that resolves three names and nothing else (its own tests feed it hostile ones).
+    PACKAGE / "data" / "logmel_file.py": "pickle.Unpickler",
+    # A child process gets its task from its own parent through a pipe; no file is read.
+    PACKAGE / "data" / "synth" / "processes.py": "pickle.load",
+}
 DOCUMENTED_ROOMS = ("ops", "data", "metrics")
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -43,8 +47,10 @@ def test_checkpoints_are_never_unpickled(path: Path) -> None:
             names = {getattr(node, "module", None), *(alias.name for alias in node.names)}
             if names & {"dill", "joblib", "cloudpickle"}:
                 wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: imports a pickle reader")
-        if ast.unparse(node) == "pickle.Unpickler" and path not in RESTRICTED_UNPICKLERS:
-            wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: a pickle reader of its own")
+        if isinstance(node, ast.Attribute):
+            name = ast.unparse(node)
+            if name in ("pickle.Unpickler", "pickle.load", "pickle.loads") and ALLOWED_UNPICKLING.get(path) != name:
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {name}")
         if isinstance(node, ast.Call):
             wrong += _unsafe_call(path, node)
     assert not wrong
@@ -58,7 +64,7 @@ def _unsafe_call(path: Path, node: ast.Call) -> list[str]:
         return [f"{where}: torch.load without weights_only=True"]
     if called in ("np.load", "numpy.load") and given.get("allow_pickle", "False") != "False":
         return [f"{where}: numpy.load with allow_pickle"]
-    if called in ("pickle.load", "pickle.loads", "yaml.load", "eval", "exec"):
+    if called in ("yaml.load", "eval", "exec"):
         return [f"{where}: {called}"]
     return []
 
