@@ -223,7 +223,7 @@ class _Check:
                 digest.update(frame.tobytes())
                 self._size_of_frame(self.files.frame(entry, k), frame, present[0])
             if annotated:
-                self._mask(self.files.mask(entry, k), frame)
+                self._mask(self.files.mask(entry, k), present[0] if present else None)
         if len(present) < self.seconds:
             return
         twin = self.pictures.setdefault(digest.hexdigest(), entry)
@@ -250,7 +250,7 @@ class _Check:
         elif self.side is not None and size != f"{self.side}x{self.side}":
             self.problem("size", path, f"{path}: {size} pixels; expected {self.side}x{self.side}")
 
-    def _mask(self, path: Path, frame: np.ndarray | None) -> None:
+    def _mask(self, path: Path, first: np.ndarray | None) -> None:
         self.known.add(path)
         try:
             mask, colours = read_colours(path)
@@ -259,8 +259,8 @@ class _Check:
             self.failed(path, error)
             return
         self.report.files += 1
-        if frame is not None and mask.shape != frame.shape[:2]:
-            self.problem("size", path, f"{path}: {_size(mask)} pixels; its frame has {_size(frame)}")
+        if first is not None and mask.shape != first.shape[:2]:
+            self.problem("size", path, f"{path}: {_size(mask)} pixels; the clip's first frame has {_size(first)}")
         if colours > 2:
             self.problem(
                 "mask values",
