@@ -178,6 +178,6 @@ class AVSTask(LightningModule):
             "selected_on": self.select_on if metrics else "the last step (no validation ran)",
             "step": self.trainer.global_step,
             "epoch": self.trainer.current_epoch + 1,
-            "metrics": metrics,
+            "metrics": {name: value for name, value in metrics.items() if not name.startswith("train/")},
         }
         save_pretrained(self.model, folder, preprocessing=data.preprocessing(), metadata=metadata)

@@ -89,11 +89,18 @@ def evaluate_avs(
             if folder is not None:
                 for clip, index in zip(probability.cpu(), batch["index"].tolist(), strict=True):
                     _write_clip(clip, dataset, index, folder, soft)
-        results[name] = {key: value.tolist() for key, value in metric.compute().items()}
+        results[name] = _plain(metric.compute())
     if "none" in results:
         for scores in results.values():
             scores["delta_M_J"] = results["none"]["M_J"] - scores["M_J"]
     return results
+
+
+def _plain(scores: dict[str, Tensor]) -> Scores:
+    """Tensors to numbers; the seconds' values as one list."""
+    plain: Scores = {key: value.item() for key, value in scores.items() if not key.startswith("M_J_second_")}
+    seconds = [key for key in scores if key.startswith("M_J_second_")]
+    return {**plain, "M_J_per_second": [scores[key].item() for key in seconds]}
 
 
 def unwrapped_errors(loader: Iterable[Any]) -> Iterator[Any]:

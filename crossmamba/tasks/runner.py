@@ -12,6 +12,7 @@ The config is typed: keys are constructor arguments, unknown ones are errors (Li
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import warnings
@@ -25,9 +26,8 @@ from jsonargparse import ArgumentError
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 
-from crossmamba.errors import DataError, UsageError
+from crossmamba.errors import CrossmambaError, DataError, UsageError
 from crossmamba.tasks.checkpoints import RunCheckpoints, TrainingStopped
 from crossmamba.tasks.evaluate import without_worker_traceback
 from crossmamba.tasks.guards import BadSampleCount, NonFiniteGuard
@@ -112,12 +112,20 @@ class TrainCLI(LightningCLI):
         """Constructs task and data on torch's meta device, which needs no memory: finds wrong values, not wrong
         types."""
         with torch.device("meta"):
-            self.parser.instantiate_classes(self.config)
+            self._instantiate()
+
+    def _instantiate(self) -> Any:
+        try:
+            return self.parser.instantiate_classes(self.config)
+        except CrossmambaError:
+            raise
+        except ValueError as error:  # jsonargparse's, around what a constructor refused
+            raise UsageError(readable(str(error))) from error
 
     def build(self, folder: RunFolder) -> None:
         """Makes `self.model`, `self.datamodule` and `self.trainer`."""
         seed_everything(self.config.seed, workers=False, verbose=False)
-        self.config_init = self.parser.instantiate_classes(self.config)
+        self.config_init = self._instantiate()
         self.model, self.datamodule = self.config_init.model, self.config_init.data
         for role in ("train", "val"):
             self.datamodule.dataset(role)
@@ -173,11 +181,12 @@ def parse(arguments: Sequence[str]) -> TrainCLI:
 
 def readable(message: str) -> str:
     """jsonargparse's message in one line: `data (AVSDataModule): batch_size: expected int, got two`."""
-    flat = " ".join(message.split())
+    flat = " ".join(message.split()).partition(" Given value type:")[0]
+    flat = re.sub(r"\s*- Expected a <class 'NoneType'>.*", "", flat)
+    flat = re.sub(r"^Does not validate against any of the Union subtypes .* Errors: - ", "", flat)
     found = re.search(r"Parser key \"(\w+)\".*?Problem with given class_path '([^']+)': (.*)", flat)
     if found:
-        problem = re.sub(r"\s*- Expected a <class 'NoneType'>.*", "", found[3])
-        flat = f"{found[1]} ({found[2].rpartition('.')[2]}): {problem}"
+        flat = f"{found[1]} ({found[2].rpartition('.')[2]}): {found[3]}"
     if re.search(r"data .*\"?root\"? is required|required: data\.root|data .*required.*\broot\b", flat):
         return "say where the data set is: --data.root DIR (`crossmamba data synth avsbench-ms3 DIR` makes one)"
     if re.search(r"arguments are required: .*\b(model|data)\b", flat):
@@ -194,7 +203,7 @@ def train(arguments: Sequence[str]) -> int:
     """
     _quiet()
     cli, folder, resuming = prepare(arguments)
-    first_process = rank_zero_only.rank == 0
+    first_process = process_rank() == 0
     if first_process and not resuming:
         folder.check_free(overwrite=cli.config.run.overwrite)
     checkpoint = folder.last if resuming and folder.last.exists() else None
@@ -246,6 +255,14 @@ def _option(arguments: list[str], name: str) -> str | None:
         if argument.startswith(f"{name}="):
             return argument.partition("=")[2]
     return None
+
+
+def process_rank() -> int:
+    """This process's rank before a Trainer exists: as torchrun, Lightning's launcher or SLURM tell; 0 alone."""
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
 
 
 def _quiet() -> None:

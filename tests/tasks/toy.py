@@ -106,6 +106,17 @@ class StopAt(Callback):
             raise Killed
 
 
+class DumpWeights(Callback):
+    """At the end writes what this rank has to `folder/rankN.pt`."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        content = {"weights": pl_module.state_dict(), "scores": pl_module.scores, "losses": pl_module.losses}
+        torch.save(content, self.folder / f"rank{trainer.global_rank}.pt")
+
+
 def trainer(folder: Path, *, stop: StopAt | None = None, epochs: int = 3, every: int = 2, **options) -> Trainer:
     checkpoints = RunCheckpoints(folder, every_n_steps=every)
     return Trainer(
