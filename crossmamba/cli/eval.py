@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 from crossmamba.errors import UsageError
 
@@ -66,8 +68,14 @@ def run(args: argparse.Namespace) -> int:
     )
     size = model.card["preprocessing"]["image_size"]
     if args.json:
-        print(json.dumps({"model": args.model, "subset": subset, "split": args.split, "scores": results}))
+        scores = {name: _without_nan(values) for name, values in results.items()}
+        print(json.dumps({"model": args.model, "subset": subset, "split": args.split, "scores": scores}))
     else:
         data = f"AVSBench {subset.upper()} {args.split} at {size} x {size} pixels"
         print(table(results, model=model.registered_name, data=data, clips_per_batch=args.clips_per_batch))
     return 0
+
+
+def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
+    """NaN (no frame to take a mean over) is no JSON; null is."""
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}

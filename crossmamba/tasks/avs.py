@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -178,6 +179,6 @@ class AVSTask(LightningModule):
             "selected_on": self.select_on if metrics else "the last step (no validation ran)",
             "step": self.trainer.global_step,
             "epoch": self.trainer.current_epoch + 1,
-            "metrics": {name: value for name, value in metrics.items() if not name.startswith("train/")},
+            "metrics": {k: v for k, v in metrics.items() if not k.startswith("train/") and math.isfinite(v)},
         }
         save_pretrained(self.model, folder, preprocessing=data.preprocessing(), metadata=metadata)

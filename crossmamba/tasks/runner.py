@@ -184,7 +184,7 @@ def readable(message: str) -> str:
     flat = " ".join(message.split()).partition(" Given value type:")[0]
     flat = re.sub(r"\s*- Expected a <class 'NoneType'>.*", "", flat)
     flat = re.sub(r"^Does not validate against any of the Union subtypes .* Errors: - ", "", flat)
-    found = re.search(r"Parser key \"(\w+)\".*?Problem with given class_path '([^']+)': (.*)", flat)
+    found = re.search(r"Parser key \"(\w+)\".*Problem with given class_path '([^']+)': (.*)", flat)
     if found:
         flat = f"{found[1]} ({found[2].rpartition('.')[2]}): {found[3]}"
     if re.search(r"data .*\"?root\"? is required|required: data\.root|data .*required.*\broot\b", flat):

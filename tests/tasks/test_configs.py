@@ -1,0 +1,53 @@
+"""Every shipped config and every ablation row parses and builds (on torch's meta device: no memory, no weights)."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from crossmamba.cli.configs import config_names, config_root, find_config
+from crossmamba.cli.train import validate_config
+from crossmamba.tasks.runner import parse
+
+ABLATIONS = (config_root() / "avs" / "ABLATIONS.md").read_text()
+ROWS = re.findall(r"^\| ([^|]+?) \| ([^|]+?) \|(?: `([^`]*)`)? \|$", ABLATIONS, flags=re.M)
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_config_builds(name):
+    assert validate_config(find_config(name)) == ""
+
+
+def test_every_recipe_is_there():
+    wanted = {
+        f"avs/avs_mamba_{s}_{b}_{n}" for s in ("s4", "ms3") for b in ("pvt_v2_b5", "resnet50") for n in (224, 512)
+    }
+    assert wanted | {"avs/demo", "avs/avs_mamba_ms3_pvt_v2_b5_224_official"} <= set(config_names())
+
+
+def test_a_wrong_config_is_found(tmp_path):
+    text = find_config("avs/demo").read_text()
+    for old, new, words in (
+        ("loss: dice_bce", "loss: dice_bec", "dice_bec"),
+        ("avs_mamba_small", "avs_mamba_smal", "avs_mamba_smal"),
+        ("vflip: 0.5", "vflip: 7", "vflip"),
+        ("max_epochs: 6", "max_epoch: 6", "max_epoch"),
+    ):
+        path = tmp_path / "x.yaml"
+        assert old in text
+        path.write_text(text.replace(old, new))
+        assert words in validate_config(path)
+
+
+@pytest.mark.parametrize(("table", "variant", "overrides"), ROWS, ids=[f"{row[0]}: {row[1]}" for row in ROWS])
+def test_ablation_builds(table, variant, overrides):
+    base = str(Path(find_config("avs/avs_mamba_ms3_pvt_v2_b5_224")))
+    cli = parse(["--config", base, "--data.root", ".", *overrides.split()])
+    cli.build_without_weights()
+    expected = len(re.findall(r"--model\.model_args\.", overrides))
+    assert len(cli.config.model.init_args.model_args or {}) == expected
+
+
+def test_the_ablation_table_was_read():
+    assert len(ROWS) == 23
+    assert sum(row[0] == "VII" for row in ROWS) == 6
