@@ -22,10 +22,10 @@ __all__ = ["AVSMetric", "batch_positions"]
 _STATES = {
     "clip": torch.int64,
     "second": torch.int64,
-    "iou": torch.float64,
+    "iou": torch.float32,
     "curve": torch.float32,  # 1 kB a frame: half of what is kept
     "black": torch.bool,
-    "positive": torch.float64,
+    "positive": torch.float32,
 }
 
 
@@ -71,28 +71,26 @@ class AVSMetric(Metric):
             index: (B,) positions in the sorted split; None counts up, which one process alone may do.
             annotated: (B, T) bool; other frames are left out. None takes all.
         """
-        prob, truth = _clip_shape(prob), _clip_shape(truth)
+        prob, truth = _clip_shape(prob).detach().cpu(), _clip_shape(truth).detach().cpu()
         b, t = prob.shape[:2]
-        index = batch_positions(index, b, int(self.seen), prob.device)
-        wanted = torch.ones(b, t, dtype=torch.bool, device=prob.device) if annotated is None else annotated.bool()
-        wanted = wanted.to(prob.device)
+        index = batch_positions(index, b, int(self.seen))
+        wanted = torch.ones(b, t, dtype=torch.bool) if annotated is None else annotated.bool().cpu()
         if truth.shape != prob.shape or wanted.shape != (b, t):
             shapes = f"prob {tuple(prob.shape)}, truth {tuple(truth.shape)}, annotated {tuple(wanted.shape)}"
             raise UsageError(f"{shapes}; expected (B, T, H, W) twice and (B, T)")
         self.seen += b
-        clip, second = index[:, None].expand(b, t), torch.arange(t, device=prob.device).expand(b, t)
-        truth = truth.to(prob.device)
+        clip, second = index[:, None].expand(b, t), torch.arange(t).expand(b, t)
         scores = score_frames(prob[wanted], truth[wanted], clip=clip[wanted], second=second[wanted])
         for name, dtype in _STATES.items():
             states = getattr(self, name)
-            states.append(getattr(scores, name).to(dtype))
+            states.append(getattr(scores, name).to(self.device, dtype))
 
     def frame_scores(self) -> FrameScores:
         """What was gathered so far, in order and without doubles; of this process only, outside `compute`."""
         if isinstance(self.clip, list) and not self.clip:
-            empty = {name: torch.zeros(0, dtype=dtype, device=self.device) for name, dtype in _STATES.items()}
-            return FrameScores(**{**empty, "curve": torch.zeros(0, THRESHOLDS, device=self.device)})
-        return FrameScores(**{name: dim_zero_cat(getattr(self, name)) for name in _STATES}).ordered()
+            empty = {name: torch.zeros(0, dtype=dtype) for name, dtype in _STATES.items()}
+            return FrameScores(**{**empty, "curve": torch.zeros(0, THRESHOLDS)})
+        return FrameScores(**{name: dim_zero_cat(getattr(self, name)).cpu() for name in _STATES}).ordered()
 
     def compute(self) -> dict[str, Tensor]:
         return self.frame_scores().summary(self.clips_per_batch)
@@ -107,13 +105,13 @@ def _clip_shape(masks: Tensor) -> Tensor:
     return masks
 
 
-def batch_positions(index: Tensor | None, clips: int, seen: int, device: torch.device) -> Tensor:
-    """(B,) int64 positions of a batch's clips."""
+def batch_positions(index: Tensor | None, clips: int, seen: int) -> Tensor:
+    """(B,) int64 positions of a batch's clips, on the CPU."""
     if index is None:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if distributed and torch.distributed.get_world_size() > 1:
             raise UsageError("several processes share the clips: give update(..., index=batch['index'])")
-        return torch.arange(seen, seen + clips, device=device)
+        return torch.arange(seen, seen + clips)
     if index.shape != (clips,):
         raise UsageError(f"index has shape {tuple(index.shape)}; expected ({clips},), one position a clip")
-    return index.to(device, torch.int64)
+    return index.to("cpu", torch.int64)

@@ -52,29 +52,28 @@ class AVSSMetric(Metric):
             valid: (B, T) bool; frames outside are left out. None takes all: the official code also counts its padding.
         """
         b, t = labels.shape[:2]
-        index = batch_positions(index, b, int(self.seen), labels.device)
+        labels, truth = labels.cpu(), truth.cpu()
+        index = batch_positions(index, b, int(self.seen))
         keep = torch.ones(b, t, dtype=torch.bool) if valid is None else valid.bool().cpu()
         self.seen += b
         for clip in range(b):
-            chosen = keep[clip].to(labels.device)
-            counts = class_counts(labels[clip][chosen], truth[clip].to(labels.device)[chosen], self.n_classes)
+            counts = class_counts(labels[clip][keep[clip]], truth[clip][keep[clip]], self.n_classes)
             iou_sum, f_sum, frames = counts.sums()
             for states, value in (
                 (self.clip, index[clip : clip + 1]),
-                (self.iou_sum, iou_sum[None]),
-                (self.f_sum, f_sum[None]),
-                (self.frames, frames[None]),
+                (self.iou_sum, iou_sum[None].float()),
+                (self.f_sum, f_sum[None].float()),
+                (self.frames, frames[None].float()),
             ):
                 assert isinstance(states, list)
-                states.append(value)
+                states.append(value.to(self.device))
 
     def compute(self) -> dict[str, Tensor]:
         if isinstance(self.clip, list) and not self.clip:
             raise UsageError("no frame was scored; call update first")
-        clip = dim_zero_cat(self.clip)
-        kept = _first_of_each(clip)
-        iou_sum, f_sum, frames = (dim_zero_cat(s)[kept].sum(0) for s in (self.iou_sum, self.f_sum, self.frames))
-        return summarise(iou_sum, f_sum, frames)
+        kept = _first_of_each(dim_zero_cat(self.clip).cpu())
+        sums = (dim_zero_cat(s).cpu().double()[kept].sum(0) for s in (self.iou_sum, self.f_sum, self.frames))
+        return summarise(*sums)
 
 
 def _first_of_each(clip: Tensor) -> Tensor:

@@ -52,14 +52,14 @@ def f_thresholds() -> Tensor:
 
 
 def _checked(prob: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as float32 on the probabilities' device.
+    """Both as float32 on the CPU: the sums are float64, which MPS lacks, and CUDA's histograms are not deterministic.
 
     Raises:
         UsageError: shapes differ or are not (N, H, W), or values are not in [0, 1] (NaN is not).
     """
     if prob.shape != truth.shape or prob.ndim != 3:
         raise UsageError(f"prob {tuple(prob.shape)} and truth {tuple(truth.shape)}; both must be (frames, H, W)")
-    prob, truth = prob.detach().float(), truth.detach().to(prob.device).float()
+    prob, truth = (t.detach().to("cpu", torch.float32) for t in (prob, truth))
     for name, values in (("prob", prob), ("truth", truth)):
         if not bool(((values >= 0) & (values <= 1)).all()):
             raise UsageError(f"{name} holds values outside [0, 1] or NaN; give probabilities (after the sigmoid)")
@@ -102,8 +102,8 @@ def frame_f_curves(prob: Tensor, truth: Tensor) -> Tensor:
     """
     prob, truth = _checked(prob, truth)
     n, bins = len(prob), THRESHOLDS + 1
-    reached = torch.bucketize(prob.flatten(1), f_thresholds().to(prob.device), right=True)  # (N, HW): thresholds <= p
-    place = (reached + bins * torch.arange(n, device=prob.device)[:, None]).flatten()
+    reached = torch.bucketize(prob.flatten(1), f_thresholds(), right=True)  # (N, HW): thresholds <= p
+    place = (reached + bins * torch.arange(n)[:, None]).flatten()
     weights = truth.double().flatten()
 
     def above(weight: Tensor | None) -> Tensor:  # (N, 255): the sum over pixels with p >= tau
@@ -119,7 +119,7 @@ def frame_f_curves(prob: Tensor, truth: Tensor) -> Tensor:
 
 def frame_positive_share(prob: Tensor) -> Tensor:
     """Share of the pixels that are marked, (N, H, W) -> (N,) float64; its mean is AVSBench-Robust's FPR (§7.1)."""
-    marked = (prob > 0.5).double().flatten(1)
+    marked = (prob.detach().cpu() > 0.5).double().flatten(1)
     return marked.sum(1) / (marked.shape[1] + 1e-7)
 
 
@@ -150,7 +150,7 @@ def fmeasure(prob: Tensor, truth: Tensor, *, protocol: Protocol, clip: Tensor, c
 
 @dataclass
 class FrameScores:
-    """What each frame scored; from it every protocol follows. Frames may be in any order.
+    """What each frame scored, on the CPU; from it every protocol follows. Frames may be in any order.
 
     Attributes:
         clip: (N,) int64, position of the frame's clip in its split.
@@ -252,7 +252,7 @@ class FrameScores:
 
 def _peak(curves: Tensor) -> Tensor:
     """(N, 255) -> the highest point of the mean curve; 0 for no curves."""
-    return curves.double().mean(0).max() if len(curves) else torch.zeros((), dtype=torch.float64, device=curves.device)
+    return curves.double().mean(0).max() if len(curves) else torch.zeros((), dtype=torch.float64)
 
 
 def score_frames(prob: Tensor, truth: Tensor, *, clip: Tensor, second: Tensor | None = None) -> FrameScores:
@@ -266,7 +266,7 @@ def score_frames(prob: Tensor, truth: Tensor, *, clip: Tensor, second: Tensor | 
     Raises:
         UsageError: other shapes, or values outside [0, 1].
     """
-    clip = clip.to(prob.device, torch.int64)
+    clip = clip.to("cpu", torch.int64)
     if clip.shape != prob.shape[:1]:
         raise UsageError(f"clip has shape {tuple(clip.shape)}; expected one number for each of {len(prob)} frames")
     if second is None:
@@ -274,9 +274,9 @@ def score_frames(prob: Tensor, truth: Tensor, *, clip: Tensor, second: Tensor | 
         second = earlier.sum(1)
     return FrameScores(
         clip=clip,
-        second=second.to(prob.device, torch.int64),
+        second=second.to("cpu", torch.int64),
         iou=frame_iou(prob, truth),
         curve=frame_f_curves(prob, truth),
-        black=truth.to(prob.device).flatten(1).sum(1) == 0,
+        black=truth.cpu().flatten(1).sum(1) == 0,
         positive=frame_positive_share(prob),
     )

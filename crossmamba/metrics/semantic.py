@@ -72,11 +72,11 @@ def class_counts(labels: Tensor, truth: Tensor, n_classes: int = CLASSES) -> Cla
     if labels.is_floating_point() or truth.is_floating_point():
         raise UsageError("labels and truth must be whole numbers: take the argmax over the classes first")
     n = len(labels)
-    labels, truth = labels.long().flatten(1), truth.long().to(labels.device).flatten(1)
+    labels, truth = (t.to("cpu", torch.int64).flatten(1) for t in (labels, truth))  # float64 follows, which MPS lacks
     for name, values in (("labels", labels), ("truth", truth)):
         if values.numel() and (int(values.min()) < 0 or int(values.max()) >= n_classes):
             raise UsageError(f"{name} from {int(values.min())} to {int(values.max())}; allowed: 0 to {n_classes - 1}")
-    frame = torch.arange(n, device=labels.device)[:, None] * n_classes
+    frame = torch.arange(n)[:, None] * n_classes
 
     def histogram(places: Tensor) -> Tensor:
         return torch.bincount(places.flatten(), minlength=n * n_classes).view(n, n_classes).double()

@@ -150,6 +150,13 @@ def test_resize_keeps_uint8_and_binary_masks() -> None:
     assert resize_clip(same, 16) is same
 
 
+@pytest.mark.parametrize(("side", "size", "expected"), [(5, 3, [0, 2, 4]), (4, 3, [0, 2, 3]), (2, 5, [0, 0, 1, 1, 1])])
+def test_masks_take_the_pixel_under_each_centre(side: int, size: int, expected: list[int]) -> None:
+    clip = clip_of(side, side)
+    out = resize_clip(clip, size)
+    assert torch.equal(out.masks, clip.masks[..., expected, :][..., expected])
+
+
 def test_official_has_the_flaws_it_names() -> None:
     clip = clip_of(64, 64, seconds=5)
     out = [apply(OfficialAugmentation(), clip, 32, seed) for seed in range(6)]

@@ -247,9 +247,21 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(shared_roots: dict[s
     assert same(cached[2], second[0])
 
 
+def test_clips_of_one_epoch_draw_for_themselves(shared_roots: dict[str, Path]) -> None:
+    root, flip = shared_roots["ms3"], ClipAugmentation(hflip=0.5, crop=0, colour=0)
+    plain = AVSBenchDataset(root, "ms3", "train", image_size=12)
+    data = AVSBenchDataset(root, "ms3", "train", image_size=12, augment=flip)
+    draws = []
+    for epoch in range(8):
+        data.set_epoch(epoch)
+        draws.append(tuple(torch.equal(data[i]["frames"], plain[i]["frames"]) for i in range(3)))
+    assert any(len(set(draw)) == 2 for draw in draws)
+    assert len(set(draws)) > 2
+
+
 def test_the_cache_reads_each_file_once_and_cannot_be_spoilt(ms3: Path) -> None:
     data = AVSBenchDataset(ms3, "ms3", "test", image_size=12, cache_in_memory=True)
-    before = data[0]
+    before = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in data[0].items()}
     shutil.rmtree(ms3 / "ms3_data")
     spoilt = data[0]
     for value in spoilt.values():

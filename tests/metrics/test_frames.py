@@ -131,6 +131,16 @@ def test_official_m_j_gives_a_short_last_batch_the_weight_of_a_full_one() -> Non
     assert scores.m_j_official(1).item() == pytest.approx(2 / 3)
 
 
+def test_batches_count_clips_whatever_their_numbers() -> None:
+    prob, truth = toy()
+    gaps = torch.tensor([0, 2, 5, 9])
+    for per_batch in (1, 2, 3):
+        expected = score_frames(prob, truth, clip=one_clip_a_frame(4))
+        got = score_frames(prob, truth, clip=gaps)
+        assert got.m_f_official(per_batch) == expected.m_f_official(per_batch)
+        assert got.m_j_official(per_batch) == expected.m_j_official(per_batch)
+
+
 def test_a_batch_of_black_truth_alone_counts_zero() -> None:
     black = torch.zeros(2, 5, 5)
     assert fmeasure(black, black, protocol="official", clip=one_clip_a_frame(2)).item() == 0
