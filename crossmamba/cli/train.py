@@ -10,11 +10,31 @@ from crossmamba.errors import CrossmambaError, UsageError
 HELP = "train a model, or resume a run exactly"
 EXAMPLE = "crossmamba train --config configs/avs/avs_mamba_ms3_pvt_v2_b5_224.yaml --data.root /data/AVSBench"
 RAW_ARGUMENTS = True  # LightningCLI parses them
+SHORT_HELP = f"""usage: crossmamba train --config FILE --data.root DIR [--run.dir RUN] [--KEY VALUE ...]
+       crossmamba train --resume RUN
+
+{HELP[0].upper() + HELP[1:]}. Example:
+  {EXAMPLE} --run.dir runs/ms3
+
+  --config FILE            a config, or the name of one that comes with the package (`crossmamba configs ls`)
+  --data.root DIR          the data set
+  --run.dir RUN            the run folder (default: runs/NAME of the config); an existing one is never overwritten
+  --run.overwrite true     unless this asks for it
+  --run.checkpoint_every N optimiser steps between writes of last.ckpt
+  --resume RUN             continue a stopped run exactly; SIGTERM or Ctrl+C finishes the step and saves
+  --seed N                 of weights, order, augmentation and dropout
+  --KEY VALUE              any key of the config: --trainer.max_epochs 60 --model.learning_rate 1e-4
+                           --data.image_size 512 --model.model_args.scan_orders 4
+  --print_config           print the resolved config and end
+  --help-all               every option of the trainer"""
 
 
 def run(argv: Sequence[str]) -> int:
     """Trains. Returns 0, or 128 + signal if the run was stopped by one."""
-    arguments = with_config_paths(argv)
+    if list(argv) in (["--help"], ["-h"]):
+        print(SHORT_HELP)
+        return 0
+    arguments = ["--help" if argument == "--help-all" else argument for argument in with_config_paths(argv)]
     return _runner().train(arguments)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from crossmamba.encoders import load_encoder_weights
@@ -83,6 +83,15 @@ class AVSTask(LightningModule):
         return f"{self.select_on}/M_J"
 
     # Set-up
+    def check_trainer(self, trainer: Trainer) -> None:
+        """Raises UsageError if the recipe cannot run on this trainer; called before anything is written."""
+        finds_unused = getattr(trainer.strategy, "_ddp_kwargs", {}).get("find_unused_parameters", False)
+        if self.freeze_picture_epochs and trainer.world_size > 1 and not finds_unused:
+            raise UsageError(
+                f"model.freeze_picture_epochs={self.freeze_picture_epochs} with several processes needs "
+                "--trainer.strategy ddp_find_unused_parameters_true"
+            )
+
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.trainer.ckpt_path is None:  # a resumed run has its weights in the checkpoint
             self._load_encoders()
@@ -119,13 +128,6 @@ class AVSTask(LightningModule):
 
     # Freezing of the picture encoder. It is switched after DDP has wrapped the model, which then knows all parameters.
     def on_train_start(self) -> None:
-        strategy = self.trainer.strategy
-        finds_unused = getattr(strategy, "_ddp_kwargs", {}).get("find_unused_parameters", False)
-        if self.freeze_picture_epochs and self.trainer.world_size > 1 and not finds_unused:
-            raise UsageError(
-                f"model.freeze_picture_epochs={self.freeze_picture_epochs} with several processes needs "
-                "--trainer.strategy ddp_find_unused_parameters_true"
-            )
         self._freeze_or_train()
 
     def on_train_epoch_start(self) -> None:

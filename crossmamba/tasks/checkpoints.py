@@ -85,7 +85,9 @@ class RunCheckpoints(Callback):
     def _stop_signal(self, trainer: Trainer) -> int:
         """The number of the signal that any rank received, else 0. The same on every rank."""
         mine = torch.tensor(self._signal or 0, device=trainer.strategy.root_device)
-        return int(mine) if trainer.world_size == 1 else int(trainer.strategy.all_gather(mine).max())
+        if trainer.world_size > 1:
+            torch.distributed.all_reduce(mine, op=torch.distributed.ReduceOp.MAX)
+        return int(mine)
 
     # last.ckpt --------------------
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:

@@ -77,7 +77,6 @@ class TrainCLI(LightningCLI):
             parser_kwargs={
                 "exit_on_error": False,
                 "prog": "crossmamba train",
-                "description": DESCRIPTION,
                 "allow_abbrev": False,
             },
             auto_configure_optimizers=False,
@@ -151,12 +150,8 @@ class TrainCLI(LightningCLI):
             trainer["logger"] = TensorBoardLogger(save_dir=folder.path, name="tb", version="")
         trainer["default_root_dir"] = str(folder.path)
         self.trainer = Trainer(**trainer)
-
-
-DESCRIPTION = """Train a model. Example:
-  crossmamba train --config configs/avs/avs_mamba_ms3_pvt_v2_b5_224.yaml --data.root /data/AVSBench --run.dir runs/ms3
-Any key of the config can be overridden: --trainer.max_epochs 60 --model.learning_rate 1e-4 --data.image_size 512.
-Continue a stopped run exactly: crossmamba train --resume runs/ms3"""
+        if hasattr(self.model, "check_trainer"):
+            self.model.check_trainer(self.trainer)
 
 
 def _as_list(value: Any) -> list[Any]:

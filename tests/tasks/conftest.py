@@ -3,15 +3,10 @@
 from pathlib import Path
 
 import pytest
+from toy import TINY
 
 from crossmamba.cli import main
 from crossmamba.data.synth import synthesize
-
-TINY = (
-    "--data.image_size 32 --data.batch_size 2 --model.model_args.width 16 --model.model_args.d_state 2 "
-    "--model.model_args.scan_orders 2 --model.model_args.drop_path 0.1 --model.warmup_steps 2 "
-    "--trainer.limit_train_batches 3 --trainer.max_epochs 2 --trainer.enable_progress_bar false --run.log_every 1"
-)  # 2 epochs x 3 steps
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from toy import TINY
 
+from crossmamba.cli.configs import find_config
 from crossmamba.tasks.progress import read_table
 from crossmamba.tasks.resume import load_checkpoint
 
@@ -177,6 +179,20 @@ def test_two_processes_agree_and_resume_exactly(tmp_path, processes, whole):
 
     (code,) = processes(["--resume", str(once / "run"), "--trainer.callbacks", "null", "--trainer.devices", "1"])
     assert code == 2  # another number of processes cannot be exact, and is refused
+
+
+def test_an_encoder_that_starts_frozen_learns_alike_on_all_processes(tmp_path, processes, world):
+    """The encoder thaws after DDP has wrapped the model; if DDP missed its gradients the ranks would drift apart."""
+    dump = f"[{{class_path: toy.DumpWeights, init_args: {{folder: '{tmp_path}'}}}}]"
+    options = ["--trainer.devices", "2", "--model.freeze_picture_epochs", "1", "--trainer.callbacks", dump]
+    arguments = ["--config", str(find_config("avs/demo")), "--data.root", str(world), *TINY.split(), *options]
+    codes = processes([*arguments, "--trainer.strategy", "ddp", "--run.dir", str(tmp_path / "refused")], ranks=2)
+    assert codes == [2, 2]
+    assert not (tmp_path / "refused").exists()
+    strategy = ["--trainer.strategy", "ddp_find_unused_parameters_true", "--model.warmup_steps", "0"]
+    assert processes([*arguments, *strategy, "--run.dir", str(tmp_path / "run")], ranks=2) == [0, 0]
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)["weights"] for rank in range(2)]
+    assert all(torch.equal(ranks[0][name], value) for name, value in ranks[1].items())
 
 
 def test_the_command_itself_stops_at_sigterm(tmp_path, whole, processes):
