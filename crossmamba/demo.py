@@ -60,7 +60,7 @@ class DemoSettings:
 
 
 EPOCH_STEPS = 100
-STEP_SECONDS = 0.25  # per optimiser step on two cores, for the announcement
+STEP_SECONDS = 0.4  # per optimiser step on two cores, for the announcement
 QUICK = DemoSettings(clips=(40, 8, 12), steps=20, silent_steps=10)
 
 
@@ -205,7 +205,7 @@ def crossmamba(*arguments: str) -> None:
         CrossmambaError: it failed; its own message has been printed before. Bad data and wrong usage stay that.
     """
     say("  $ crossmamba " + shlex.join(arguments))
-    process = subprocess.Popen([sys.executable, "-m", "crossmamba.cli", *arguments])
+    process = subprocess.Popen([sys.executable, "-m", "crossmamba", *arguments])
     try:
         code = process.wait()
     except KeyboardInterrupt:
