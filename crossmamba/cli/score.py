@@ -20,6 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         description="Scores PNG masks: M_J and M_F by the protocols `dataset` (no batches) and `official` (batches).\n"
         "Predictions are 8-bit grey, probability x 255. Files are paired by their path below the\n"
         "folders, or by the last two parts of it: gt_masks/test/violin/ID/ID_1.png and predictions/ID/ID_1.png.\n"
+        "M_F varies the threshold: hard masks (0 and 255) give another M_F than the probabilities they came from.\n"
         "Exit code 3 and no scores if a file is missing, has no truth, is unreadable or of another size.",
         epilog=f"example:\n  {EXAMPLE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
