@@ -14,6 +14,7 @@ Every stage writes into one folder and is left out when it was already done ther
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -52,7 +53,7 @@ class DemoSettings:
     size: int = 64
     batch_size: int = 4
     steps: int = 600
-    silent_steps: int = 300
+    silent_steps: int = 600
     world: str = "default"
     seconds: int = 5
     framing: str = "aligned"
@@ -60,7 +61,7 @@ class DemoSettings:
 
 
 EPOCH_STEPS = 100
-STEP_SECONDS = 0.4  # per optimiser step on two cores, for the announcement
+STEP_SECONDS = 0.55  # per optimiser step of two trainings on two cores, for the announcement
 QUICK = DemoSettings(clips=(40, 8, 12), steps=20, silent_steps=10)
 
 
@@ -120,11 +121,10 @@ def run_demo(out: str | Path, settings: DemoSettings, *, predict: bool = True) -
     _announce(folder, predict)
     folder.save()
     folder.stage("data", "rendering {} + {} + {} clips".format(*settings.clips), lambda: render_set(data, settings))
-    folder.stage("train", f"training for {settings.steps} steps", lambda: train_run(run, data, settings))
     folder.stage(
-        "control",
-        f"training the same model without sound for {settings.silent_steps} steps",
-        lambda: train_run(silent, data, settings, silent=True),
+        "train",
+        f"training for {settings.steps} steps, and beside it the same model without sound for {settings.silent_steps}",
+        lambda: train_both(run, silent, data, settings),
     )
     folder.stage("model", "copying the best checkpoint", lambda: _copy_model(run / "model", path / "model"))
     scores_file = path / "scores.json"
@@ -142,7 +142,8 @@ def run_demo(out: str | Path, settings: DemoSettings, *, predict: bool = True) -
 
 def _announce(folder: DemoFolder, predict: bool) -> None:
     settings = folder.settings
-    minutes = (20 + sum(settings.clips) * 0.05 + (settings.steps + settings.silent_steps) * STEP_SECONDS) / 60
+    steps = max(settings.steps, settings.silent_steps)  # side by side
+    minutes = (30 + sum(settings.clips) * 0.05 + steps * STEP_SECONDS) / 60
     say(f"crossmamba demo, in {folder.path} (about {max(1, round(minutes))} minutes on two CPU cores)")
     say("  1. render a small set of videos with sound to files, in the layout of AVSBench MS3")
     say("  2. train a small AVS-Mamba to mark who sounds, and once more without any sound")
@@ -177,43 +178,96 @@ def epochs_of(settings: DemoSettings, steps: int) -> tuple[int, int]:
     return -(-steps // length), length
 
 
+def train_both(run: Path, silent: Path, data: Path, settings: DemoSettings) -> None:
+    """The main training and the one without sound side by side, each on half of the cores.
+
+    A step is many small operations, which one core does nearly as fast as two. What the second training prints goes
+    to a file beside it.
+    """
+    threads = max(1, (os.cpu_count() or 1) // 2)
+    silent.parent.mkdir(parents=True, exist_ok=True)
+    log = silent.with_suffix(".log")
+    beside = start(*training(silent, data, settings, silent=True), threads=threads, log=log)
+    try:
+        finish(start(*training(run, data, settings), threads=threads))
+    except BaseException:
+        beside.terminate()  # it writes a checkpoint, from which the same demo goes on
+        beside.process.wait()
+        raise
+    finish(beside)
+
+
 def train_run(run: Path, data: Path, settings: DemoSettings, *, silent: bool = False) -> None:
-    """Trains as a user would (`crossmamba train`), or goes on with a training that was stopped.
+    """One training by itself; arguments as `training`."""
+    finish(start(*training(run, data, settings, silent=silent)))
+
+
+def training(run: Path, data: Path, settings: DemoSettings, *, silent: bool = False) -> tuple[str, ...]:
+    """The arguments of `crossmamba` that train as a user would, or go on with a training that was stopped.
 
     Args:
         silent: replace all sound by silence, and take `silent_steps` in place of `steps`.
     """
-    epochs, length = epochs_of(settings, settings.silent_steps if silent else settings.steps)
-    sound = ("--data.perturbation", "silence") if silent else ()
     if (run / "config.yaml").exists():
-        crossmamba("train", "--resume", str(run))
-        return
-    crossmamba(
+        return ("train", "--resume", str(run))
+    epochs, length = epochs_of(settings, settings.silent_steps if silent else settings.steps)
+    return (
         *("train", "--config", CONFIG, "--run.dir", str(run), "--seed", str(settings.seed)),
         *("--data.root", str(data), "--data.image_size", str(settings.size), "--data.framing", settings.framing),
         *("--data.seconds", str(settings.seconds), "--data.batch_size", str(settings.batch_size)),
         *("--trainer.max_epochs", str(epochs), "--trainer.limit_train_batches", str(length)),
         *settings.options,
-        *sound,
+        *(("--data.perturbation", "silence") if silent else ()),
     )
 
 
-def crossmamba(*arguments: str) -> None:
-    """Runs a `crossmamba` command in a process of its own, and shows it first.
+@dataclass
+class Command:
+    """A running `crossmamba` command. `log`: the file that has its output, if it is not shown."""
+
+    verb: str
+    process: subprocess.Popen[bytes]
+    log: Path | None
+
+    def terminate(self) -> None:
+        """Asks it to stop; a training finishes its step and writes a checkpoint."""
+        self.process.terminate()
+
+
+def start(*arguments: str, threads: int | None = None, log: Path | None = None) -> Command:
+    """Starts a `crossmamba` command in a process of its own, and shows it first."""
+    say("  $ crossmamba " + shlex.join(arguments) + (f"  > {log}" if log else ""))
+    environment = dict(os.environ)
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    with open(log, "ab") if log else contextlib.nullcontext() as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "crossmamba", *arguments],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT if log else None,
+        )
+    return Command(arguments[0], process, log)
+
+
+def finish(command: Command) -> None:
+    """Waits for a command.
 
     Raises:
-        CrossmambaError: it failed; its own message has been printed before. Bad data and wrong usage stay that.
+        CrossmambaError: it failed; its own message has been printed, or is in its log. Bad data and wrong usage stay
+            that.
     """
-    say("  $ crossmamba " + shlex.join(arguments))
-    process = subprocess.Popen([sys.executable, "-m", "crossmamba", *arguments])
     try:
-        code = process.wait()
+        code = command.process.wait()
     except KeyboardInterrupt:
-        process.wait()  # it got the signal too, and writes a checkpoint
+        command.process.wait()  # it got the signal too, and writes a checkpoint
         raise
     if code:
         kind = {2: UsageError, 3: DataError}.get(code, CrossmambaError)
-        raise kind(f"`crossmamba {arguments[0]}` ended with exit code {code}; the same command goes on from here.")
+        where = f" (see {command.log})" if command.log else ""
+        raise kind(
+            f"`crossmamba {command.verb}` ended with exit code {code}{where}; the same command goes on from here."
+        )
 
 
 def _copy_model(source: Path, target: Path) -> None:
@@ -237,7 +291,7 @@ def score_runs(data: Path, run: Path, silent: Path | None = None) -> dict[str, A
 
 def _predict(path: Path, data: Path) -> None:
     video = sorted((data / "Multi-sources" / "ms3_data" / "raw_videos").glob("*_test_*.mp4"))[0]
-    crossmamba("predict", str(video), "--model", str(path), "--out", str(path / "predict"), "--overwrite")
+    finish(start("predict", str(video), "--model", str(path), "--out", str(path / "predict"), "--overwrite"))
 
 
 def _facts(folder: DemoFolder) -> list[tuple[str, str]]:

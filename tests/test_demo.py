@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from crossmamba import demo
-from crossmamba.demo import QUICK, DemoFolder, DemoSettings, choose_folder, crossmamba, epochs_of
+from crossmamba.demo import QUICK, DemoFolder, DemoSettings, choose_folder, epochs_of, finish, start
 from crossmamba.demo_page import score_rows, seconds_of
 from crossmamba.errors import CrossmambaError, DataError, UsageError
 
@@ -71,7 +71,14 @@ def test_training_is_whole_epochs(clips: int, steps: int, expected: tuple[int, i
 )
 def test_a_failed_command_keeps_its_kind(arguments: tuple[str, ...], error: type[CrossmambaError]) -> None:
     with pytest.raises(error, match="goes on from here"):
-        crossmamba(*arguments)
+        finish(start(*arguments))
+
+
+def test_a_command_beside_another_writes_to_its_log(tmp_path: Path) -> None:
+    command = start("configs", "cp", "avs/absent", "x", threads=1, log=tmp_path / "beside.log")
+    with pytest.raises(UsageError, match=r"see .*beside\.log"):
+        finish(command)
+    assert "avs/absent" in (tmp_path / "beside.log").read_text()
 
 
 def test_the_table_has_the_run_its_controls_and_its_bounds() -> None:
@@ -86,7 +93,8 @@ def test_the_table_has_the_run_its_controls_and_its_bounds() -> None:
 def test_stages_run_in_order_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(demo, "render_set", lambda data, settings: calls.append(("render", data.name)))
-    monkeypatch.setattr(demo, "crossmamba", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(demo, "start", lambda *arguments, **_: calls.append(arguments))
+    monkeypatch.setattr(demo, "finish", lambda command: None)
     monkeypatch.setattr(demo, "_copy_model", lambda source, target: calls.append(("copy", target.name)))
     monkeypatch.setattr(demo, "score_runs", lambda data, run, silent: SCORES)
     monkeypatch.setattr(demo, "_predict", lambda path, data: calls.append(("predict",)))
@@ -94,7 +102,7 @@ def test_stages_run_in_order_and_once(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(demo, "write_report", lambda path, page: calls.append(("report", path.name)))
     assert demo.run_demo(tmp_path / "demo", QUICK) == json.loads(json.dumps(SCORES))
     assert [call[0] for call in calls] == ["render", "train", "train", "copy", "predict", "report"]
-    trained, control = calls[1], calls[2]
+    control, trained = calls[1], calls[2]
     assert "--data.perturbation" not in trained
     assert control[control.index("--data.perturbation") + 1] == "silence"
     calls.clear()

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UsageError(f"--{name} {getattr(args, name)}: at least 1 is needed")
     if args.steps:
-        settings = replace(settings, steps=args.steps, silent_steps=max(1, args.steps // 2))
+        settings = replace(settings, steps=args.steps, silent_steps=args.steps)
     if args.clips:
         settings = replace(settings, clips=(args.clips, *settings.clips[1:]))
     run_demo(args.out, settings, predict=not args.no_predict)
