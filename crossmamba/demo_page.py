@@ -78,7 +78,7 @@ def build_page(
         "The world is synthetic, and its schedules make the picture alone insufficient: who sounds must be heard.",
         rows=score_rows(scores),
         plots=_plots(data, runs, scores),
-        samples=_samples(data, main / "model"),
+        samples=sample_clips(data, main / "model"),
         caveats=CAVEATS,
         facts=[*facts, *_environment(main / "environment.txt")],
         links=[(label, path.relative_to(folder).as_posix()) for label, path in there if path.exists()],
@@ -107,7 +107,7 @@ def _plots(data: Path, runs: dict[str, Path], scores: dict[str, Any]) -> list[Pl
     ]
 
 
-def _samples(data: Path, model_folder: Path, count: int = 3) -> list[Sample]:
+def sample_clips(data: Path, model_folder: Path, count: int = 3) -> list[Sample]:
     """The first test clips with a silent second, a change of who sounds and an off-screen voice, or nearest to that.
 
     They are chosen by their truth, not by how well the model does.

@@ -245,14 +245,14 @@ def _cycle(count: int) -> list[str]:
 
 def _sample(sample: Sample) -> str:
     scale = max(1, 192 // sample.frames.shape[1])
-    truth = _tint(sample.frames, sample.truth, (64, 200, 120))
-    prediction = _tint(sample.frames, sample.prediction, (255, 140, 50))
+    truth = tint(sample.frames, sample.truth, (64, 200, 120))
+    prediction = tint(sample.frames, sample.prediction, (255, 140, 50))
     strips = [
-        ("Picture", png_data_uri(_side_by_side(sample.frames), scale)),
-        ("Truth", png_data_uri(_side_by_side(truth), scale)),
+        ("Picture", png_data_uri(side_by_side(sample.frames), scale)),
+        ("Truth", png_data_uri(side_by_side(truth), scale)),
         (
             "Marked by the model",
-            png_data_uri(_side_by_side(prediction), scale),
+            png_data_uri(side_by_side(prediction), scale),
         ),
         ("Sound (log-mel)", png_data_uri(_spectrogram(sample.log_mel))),
     ]
@@ -266,14 +266,14 @@ def _sample(sample: Sample) -> str:
     return f"<figure class='sample'>{caption}<div class='strips'>{lines}</div></figure>"
 
 
-def _side_by_side(frames: np.ndarray) -> np.ndarray:
+def side_by_side(frames: np.ndarray) -> np.ndarray:
     """uint8 (T, H, W, 3) to one strip (H, T * (W + gap), 3) with white gaps, so that seconds can be told apart."""
     gap = max(1, frames.shape[2] // 32)
     padded = np.pad(frames, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
     return np.concatenate(list(padded), axis=1)
 
 
-def _tint(frames: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+def tint(frames: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """Frames turned grey and dim, with the masked area in colour."""
     grey = frames.mean(-1, keepdims=True).repeat(3, -1) * 0.45
     painted = 0.2 * frames + 0.8 * np.array(colour)
@@ -286,4 +286,4 @@ def _spectrogram(log_mel: np.ndarray) -> np.ndarray:
 
     low, high = math.log(0.01), max(float(log_mel.max()), 0.0)
     level = np.clip((log_mel - low) / (high - low), 0, 1).transpose(0, 2, 1)[:, ::-1]
-    return _side_by_side((colormaps["magma"](level)[..., :3] * 255).astype(np.uint8))
+    return side_by_side((colormaps["magma"](level)[..., :3] * 255).astype(np.uint8))
