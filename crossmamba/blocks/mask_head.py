@@ -86,9 +86,14 @@ class PiecewiseLinear:
         the slopes between the last two knots on each side.
     """
 
-    def __init__(self, knots: Tensor, values: Tensor, dtype: torch.dtype) -> None:
-        slopes = (values[1:] - values[:-1]) / (knots[1:] - knots[:-1])[:, None]
-        self.knots, self.values, self.slopes = knots.to(dtype), values[:-1].to(dtype), slopes.to(dtype)
+    def __init__(self, knots: Tensor, values: Tensor) -> None:
+        self.knots, self.values = knots, values[:-1]
+        self.slopes = (values[1:] - values[:-1]) / (knots[1:] - knots[:-1])[:, None]
+
+    def to(self, like: Tensor) -> PiecewiseLinear:
+        """Moves the table to the dtype and device of a tensor."""
+        self.knots, self.values, self.slopes = (t.to(like) for t in (self.knots, self.values, self.slopes))
+        return self
 
     def __call__(self, s: Tensor) -> Tensor:
         """(...) -> (..., C)."""
@@ -107,9 +112,8 @@ def tabulate_scalar_mlp(mlp: nn.Sequential) -> PiecewiseLinear | None:
     function is linear. Worked out in float64; None if more than MAX_KNOTS knots are needed.
     """
     first, _, second, _, last = mlp
-    dtype = first.weight.dtype
-    w1, b1 = first.weight.double()[:, 0], first.bias.double()
-    w2, b2, w3, b3 = second.weight.double(), second.bias.double(), last.weight.double(), last.bias.double()
+    weights = (first.weight[:, 0], first.bias, second.weight, second.bias, last.weight, last.bias)
+    w1, b1, w2, b2, w3, b3 = (weight.cpu().double() for weight in weights)  # MPS has no float64
 
     bends = (-b1 / w1)[w1 != 0]
     bends = torch.cat([bends, bends.new_zeros(1)]).unique()
@@ -129,4 +133,4 @@ def tabulate_scalar_mlp(mlp: nn.Sequential) -> PiecewiseLinear | None:
     apart = torch.cat([knots.new_ones(1, dtype=torch.bool), knots.diff() > 1e-12 * reach])
     knots = knots[apart]
     hidden = F.relu(F.linear(F.relu(knots[:, None] * w1 + b1), w2, b2))
-    return PiecewiseLinear(knots, F.linear(hidden, w3, b3), dtype)
+    return PiecewiseLinear(knots, F.linear(hidden, w3, b3)).to(first.weight)
