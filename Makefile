@@ -55,7 +55,7 @@ clean:  ## remove .venv and caches; results under runs/ stay
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; give one with make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@echo "Creating $(VENV) with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -f $@; echo "make: no environment was made (on Debian: apt install python3-venv)" >&2; exit 2; }
 
 $(RUN_STAMP): pyproject.toml requirements/lock.txt | $(BIN)/python
 	@echo "Installing crossmamba into $(VENV) (about a minute and a half, 1.5 GB)"
