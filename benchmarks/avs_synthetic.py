@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--fusion", nargs="+", default=["scan"], help="fusion modules of AVS-Mamba: scan, film, ...")
     made.add_argument("--steps", type=int, default=DemoSettings.steps)
     made.add_argument("--control-steps", type=int, default=DemoSettings.silent_steps)
+    made.add_argument("--batch-size", type=int, default=DemoSettings.batch_size)
     made.add_argument("--clips", type=int, nargs=3, default=DemoSettings.clips, metavar=("TRAIN", "VAL", "TEST"))
     made.add_argument("--no-control", action="store_true", help="leave out the trainings without sound")
     made.add_argument("--name", default="avs_synthetic", help="of the files in benchmarks/results")
@@ -62,16 +63,18 @@ def run_one(args: argparse.Namespace, world: str, framing: str, fusion: str, see
     settings = replace(
         DemoSettings(),
         **{"seed": seed, "clips": tuple(args.clips), "steps": args.steps, "silent_steps": args.control_steps},
-        **{"world": world, "seconds": SECONDS[world], "framing": framing},
+        **{"world": world, "seconds": SECONDS[world], "framing": framing, "batch_size": args.batch_size},
         options=("--model.model_args.fusion", fusion),
     )
     folder = args.work / f"{world}-seed{seed}-{'-'.join(map(str, args.clips))}"
-    data, run = folder / "data", folder / f"{fusion}-{framing}-{args.steps}"
+    data, run = folder / "data", folder / f"{fusion}-{framing}-{args.steps}x{args.batch_size}"
     say(f"== {world} world, {framing} framing, {fusion} fusion, seed {seed}")
     render_set(data, settings, videos=0)
     started = time.monotonic()
     train_once(run, data, settings)
-    silent = None if args.no_control else folder / f"{fusion}-{framing}-{args.control_steps}-without-sound"
+    silent = (
+        None if args.no_control else folder / f"{fusion}-{framing}-{args.control_steps}x{args.batch_size}-without-sound"
+    )
     if silent is not None:
         train_once(silent, data, settings, silent=True)
     scores = score_runs(data, run, silent)

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from PIL import Image
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from crossmamba.data.avsbench import AudioSource, AVSBenchDataset
+from crossmamba.data.images import read_mask, write_prediction_png
 from crossmamba.data.perturb import check_perturbation
 from crossmamba.errors import DataError, UsageError
 from crossmamba.metrics import AVSMetric
@@ -78,7 +78,7 @@ def evaluate_avs(
     for name in perturbations:
         dataset = AVSBenchDataset(
             root, subset, split, audio=audio, clips=clips, seed=seed, perturbation=name, **options
-        )  # type: ignore[arg-type] - the names are checked there
+        )
         loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers)
         folder = None if out is None else Path(out) / (name if len(perturbations) > 1 else "")
         metric = AVSMetric(clips_per_batch=clips_per_batch).to(device)
@@ -136,9 +136,16 @@ def _write_clip(probability: Tensor, dataset: AVSBenchDataset, index: int, folde
     for k, frame in enumerate(probability[:, 0], start=1):
         truth = dataset.files.mask(dataset.entries[index], k)
         path = folder / truth.relative_to(truth_folder)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = (frame * 255).round() if soft else (frame > 0.5) * 255
-        Image.fromarray(pixels.numpy().astype(np.uint8), mode="L").save(path)
+        if truth.exists():  # `crossmamba score` compares pixel by pixel
+            frame = _resized(frame, read_mask(truth).shape)
+        write_prediction_png(path, frame.numpy() if soft else (frame > 0.5).numpy())
+
+
+def _resized(probability: Tensor, size: tuple[int, ...]) -> Tensor:
+    """(S, S) to another size, bilinear."""
+    if tuple(probability.shape) == tuple(size):
+        return probability
+    return F.interpolate(probability[None, None], size=size, mode="bilinear", align_corners=False)[0, 0].clamp(0, 1)
 
 
 def table(results: dict[str, Scores], *, model: str, data: str, clips_per_batch: int = 1) -> str:

@@ -93,6 +93,14 @@ def test_written_masks_score_as_the_model_did(tmp_path, model, world, capsys):
             assert judged["M_F"] == pytest.approx(said["M_F"], abs=0.01)  # 8 bits
 
 
+def test_masks_are_written_at_the_truths_size_whatever_the_models_is(tmp_path, model, world):
+    card = {**model.card, "preprocessing": {**model.card["preprocessing"], "image_size": 64}}
+    truth = world / "Multi-sources" / "ms3_data" / "gt_masks" / "test"
+    evaluate_avs(Eye(card), world, "ms3", out=tmp_path, soft=True, clips=1, progress=False)
+    for path in tmp_path.rglob("*.png"):
+        assert Image.open(path).size == Image.open(truth / path.relative_to(tmp_path)).size != (64, 64)
+
+
 def test_command_prints_json_and_does_not_overwrite(tmp_path, tiny_run, world, capsys):
     out = tmp_path / "masks"
     arguments = [
