@@ -6,7 +6,7 @@
     pipe("clip.mp4").save_overlay("out.mp4")     # all seconds at once
 
 Time l = 0, 1, ... is whole seconds on the file's clock (`crossmamba.data.media`). Second l is judged by the picture on
-display at l + 15/16 s, AVSBench's rule (specs/avs_mamba.md §2.5), and by the sound from l to l + 1 s. The model sees
+display at l + 15/16 s, AVSBench's rule (spec §2.5), and by the sound from l to l + 1 s. The model sees
 windows of `preprocessing["seconds"]` seconds. The last window is moved back so that it ends with the video, and of it
 only the seconds that no earlier window covered are used; a video shorter than one window is filled up by repeating its
 last second's inputs. A last second of which at least `LEAST_SECOND` is there counts.

@@ -1,4 +1,4 @@
-"""Augmentation of clips (specs/avs_mamba.md §1.10).
+"""Augmentation of clips (spec §1.10).
 
     uint8 frames, masks, log-mel + a generator seeded by (seed, epoch, index)
       -> float32 frames in [0, 1] at the model's size, masks, log-mel

@@ -1,4 +1,4 @@
-"""AVSBench S4 and MS3 as a PyTorch data set (specs/avs_mamba.md §2).
+"""AVSBench S4 and MS3 as a PyTorch data set (spec §2).
 
     index -> pictures, masks, log-mel (as in the files, uint8)  [kept here if `cache_in_memory`]
           -> perturbed sound -> augmentation or resize -> ImageNet normalisation -> one dict a clip

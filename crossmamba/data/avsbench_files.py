@@ -1,4 +1,4 @@
-"""Where AVSBench keeps its files, and its index (specs/avs_mamba.md §2.1 to §2.3).
+"""Where AVSBench keeps its files, and its index (spec §2.1 to §2.3).
 
     S4   Single-source/s4_meta_data.csv     s4_data/{visual_frames,gt_masks}/{split}/{category}/{name}/{name}_{k}.png
                                             s4_data/audio_{log_mel,wav}/{split}/{category}/{name}.{pkl,wav}

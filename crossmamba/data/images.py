@@ -1,4 +1,4 @@
-"""Frames, masks and predictions as picture files (specs/avs_mamba.md §2.2, §2.3), read through `media.read_image`.
+"""Frames, masks and predictions as picture files (spec §2.2, §2.3), read through `media.read_image`.
 
 The results are numpy arrays: judging two folders of pictures needs nothing else.
 """

@@ -1,4 +1,4 @@
-"""VGGish's log-mel spectrogram, as torchvggish and AVSBench compute it (specs/avs_mamba.md §2.6).
+"""VGGish's log-mel spectrogram, as torchvggish and AVSBench compute it (spec §2.6).
 
     16 kHz mono waveform
       -> frames of 400 samples (25 ms) every 160 (10 ms), periodic Hann window, FFT of 512 points, magnitude

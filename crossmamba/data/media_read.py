@@ -169,7 +169,7 @@ class PictureStream(_Stream):
 
         Before the first picture that is the first; after the end of the picture the last, for at most `hold` seconds,
         then the iteration stops. For a constant rate this is the frame int((l + 15/16) fps) of AVSBench's sampling
-        when the time is l + 15/16 s (specs/avs_mamba.md §2.5).
+        when the time is l + 15/16 s (spec §2.5).
 
         Args:
             times: in seconds, ascending; may be endless.

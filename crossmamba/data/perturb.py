@@ -1,4 +1,4 @@
-"""Sound perturbations: does a model hear, or does it mark what stands out? (specs/avs_mamba.md §7)
+"""Sound perturbations: does a model hear, or does it mark what stands out? (spec §7)
 
 The pictures and the masks stay; the log-mel is replaced. What the sound is replaced by depends on (seed, clip) alone.
 

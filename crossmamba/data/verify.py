@@ -1,4 +1,4 @@
-"""Checks an AVSBench set on disk, file by file (specs/avs_mamba.md §2): `crossmamba data verify avsbench-ms3 ROOT`.
+"""Checks an AVSBench set on disk, file by file (spec §2): `crossmamba data verify avsbench-ms3 ROOT`.
 
 Everything that the loader would trip over, and what it would read without tripping but wrongly, is a problem and makes
 the report not ok. What is odd but does no harm (files that nothing refers to, a wav a little short, one source video in

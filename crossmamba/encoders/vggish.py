@@ -1,7 +1,7 @@
 """VGGish (Hershey et al. 2017, arXiv 1609.09430), with the names of torchvggish, so its weights load as they are.
 
 Published weights: `vggish-10086976.pth` (AudioSet) of https://github.com/harritaylor/torchvggish/releases/tag/v0.1.
-Input: `crossmamba.data.logmel`. As AVS-Mamba, AVSBench and AVSegFormer use it (specs/avs_mamba.md §1.3): the last ReLU
+Input: `crossmamba.data.logmel`. As AVS-Mamba, AVSBench and AVSegFormer use it (spec §1.3): the last ReLU
 is kept, and there is no PCA and no quantisation.
 """
 

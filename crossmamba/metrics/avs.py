@@ -30,7 +30,7 @@ _STATES = {
 
 
 class AVSMetric(Metric):
-    """M_J, M_F and their controls for binary segmentation (specs/avs_mamba.md §3.1, §3.2, §7).
+    """M_J, M_F and their controls for binary segmentation (spec §3.1, §3.2, §7).
 
     `compute()` gives the dict of `FrameScores.summary`: scalar tensors, fractions of 1 (not percent). `M_J` and `M_F`
     are protocol `dataset`, `M_J_official` and `M_F_official` protocol `official`.

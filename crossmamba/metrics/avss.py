@@ -17,7 +17,7 @@ __all__ = ["AVSSMetric"]
 
 
 class AVSSMetric(Metric):
-    """Semantic segmentation of AVSBench-semantic (specs/avs_mamba.md §3.3): the official per-frame rule.
+    """Semantic segmentation of AVSBench-semantic (spec §3.3): the official per-frame rule.
 
     `compute()` gives the dict of `semantic.summarise`: `mIoU`, `F` with background (the comparable numbers),
     `..._no_bg`, `..._official_no_bg` and the classes' own.

@@ -1,4 +1,4 @@
-"""Binary audio-visual segmentation: M_J and M_F as published, on probabilities (specs/avs_mamba.md §3.1, §3.2).
+"""Binary audio-visual segmentation: M_J and M_F as published, on probabilities (spec §3.1, §3.2).
 
 Notation: p a pixel's probability, g its truth, N frames of H x W pixels, tau a threshold, beta^2 = 0.3.
 

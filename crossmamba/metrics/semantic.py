@@ -1,4 +1,4 @@
-"""Semantic audio-visual segmentation (specs/avs_mamba.md §3.3 and §3.5).
+"""Semantic audio-visual segmentation (spec §3.3 and §3.5).
 
 official   for each frame and class: I pixels right, U in prediction or truth, IoU_c = I / (2.2e-16 + U) and
            F_c = (1 + beta^2) P R / (beta^2 P + R), P = I / predicted, R = I / true, 0 for 0/0, beta^2 = 0.3.

@@ -24,7 +24,7 @@ LossName = Literal["dice", "dice_bce", "bce"]
 
 
 class AVSTask(LightningModule):
-    """Recipe of AVS-Mamba (../shared spec §1.10), with the mended defaults.
+    """Recipe of AVS-Mamba (spec §1.10), with the mended defaults.
 
     Args:
         model: a registered name, see `crossmamba models`.

@@ -1,6 +1,6 @@
 """Scores a trained segmentation model on AVSBench, with its sound as it is and with its sound tampered with.
 
-A model that scores the same with another clip's sound does not listen (specs/avs_mamba.md §7): `delta_M_J`, the M_J
+A model that scores the same with another clip's sound does not listen (spec §7): `delta_M_J`, the M_J
 that a perturbation costs, says how much it does.
 """
 

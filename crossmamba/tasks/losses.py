@@ -1,4 +1,4 @@
-"""Segmentation losses of AVS-Mamba (../shared spec: avs_mamba §1.10; paper §IV-E).
+"""Segmentation losses of AVS-Mamba (spec §1.10; paper §V-B).
 
 Symbols
 -------

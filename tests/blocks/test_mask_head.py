@@ -67,7 +67,7 @@ def test_too_many_knots_fall_back_to_the_direct_form(monkeypatch):
 
 
 def test_head_parameter_integers():
-    """Spec §1.11."""
+    """spec §1.11."""
     for classes, last in [(1, 331_968), (71, 334_208)]:
         with torch.device("meta"):
             head = MaskHead(256, num_classes=classes)

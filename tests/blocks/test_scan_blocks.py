@@ -17,7 +17,7 @@ def count(module: nn.Module) -> int:
 
 
 def test_parameter_integers_at_full_size():
-    """Spec §1.11; MixFFN without the released code's unused LayerNorm (512)."""
+    """spec §1.11; MixFFN without the released code's unused LayerNorm (512)."""
     with torch.device("meta"):
         assert count(RouteSSM(512, 16, 16, 4)) == 167_936
         assert count(RouteSSM(512, 16, 16, 8)) == 335_872
@@ -101,7 +101,7 @@ def test_a2v_brings_every_second_of_sound_to_every_pixel():
 
 
 def test_a2v_first_route_lets_no_later_pixel_speak():
-    """Spec §1.13, 5, at the level of the scan: one forward route, sound in front, token j unmoved by later ones."""
+    """spec §1.13, 5, at the level of the scan: one forward route, sound in front, token j unmoved by later ones."""
     torch.manual_seed(0)
     block = FusionScan(4, "picture", ["THW+"], **SMALL).double()
     x = torch.randn(1, 2, 2, 2, 4, dtype=torch.float64)

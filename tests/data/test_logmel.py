@@ -21,7 +21,7 @@ def tone(hertz: float, seconds: float) -> np.ndarray:
 
 
 def naive_log_mel(waveform: np.ndarray) -> np.ndarray:
-    """(n,) -> (E, 96, 64) by the sentences of specs/avs_mamba.md §2.6."""
+    """(n,) -> (E, 96, 64) by the sentences of spec §2.6."""
     k, n = np.arange(257)[:, None], np.arange(400)[None]
     hann = np.array([0.5 * (1 - math.cos(2 * math.pi * i / 400)) for i in range(400)])
     dft = np.exp(-2j * np.pi * k * n / 512) * hann

@@ -1,4 +1,4 @@
-"""M_J and M_F against cases worked out by hand (specs/avs_mamba.md §3.6) and against the direct form."""
+"""M_J and M_F against cases worked out by hand (spec §3.6) and against the direct form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AVSS's per-frame rule and the dataset-level one, against cases worked out by hand (specs/avs_mamba.md §3.3, §3.5)."""
+"""AVSS's per-frame rule and the dataset-level one, against cases worked out by hand (spec §3.3, §3.5)."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def count(module: nn.Module) -> int:
     ("name", "trunk", "neck"), [("pvt_v2_b5", 81_443_008, 26_421_696), ("resnet50", 23_508_032, 27_142_592)]
 )
 def test_parameter_integers(name, trunk, neck):
-    """Spec §1.11. The table counts two LayerNorms (512 each) that the released code makes and never uses; we do not."""
+    """spec §1.11. The table counts two LayerNorms (512 each) that the released code makes and never uses; we do not."""
     with torch.device("meta"):
         model = create_model(f"avs_mamba_{name}")
     assert count(model.picture) == trunk
@@ -168,7 +168,7 @@ def test_bf16_autocast_runs_with_float32_states():
 
 
 def test_one_clip_can_be_learned_by_heart():
-    """Spec §1.13, 11: Dice below 0.05 in under 200 steps."""
+    """spec §1.13, 11: Dice below 0.05 in under 200 steps."""
     from crossmamba.tasks.losses import dice_per_frame
 
     model = tiny(mad_layers=1)
