@@ -259,7 +259,7 @@ class BadSampleCount(Callback):
         self._check(trainer)
 
     def _check(self, trainer: Trainer) -> None:
-        size = len(trainer.datamodule.dataset("train"))  # type: ignore[attr-defined] - a ResumableDataModule
+        size = len(trainer.datamodule.dataset("train"))
         allowed = min(100, max(1, int(self.limit * size))) if self.limit > 0 else 0
         if len(self.reasons) > allowed:
             shown = "; ".join(list(self.reasons.values())[:3])

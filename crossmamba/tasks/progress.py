@@ -70,7 +70,7 @@ class MetricsTable(Callback):
             loss = trainer.strategy.reduce(loss, reduce_op="mean")
             row = {"lr": trainer.optimizers[0].param_groups[-1]["lr"], "train/loss": loss.item()}
             if trainer.is_last_batch:
-                for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                for callback in trainer.callbacks:
                     row.update(callback.table_values() if hasattr(callback, "table_values") else {})
             self._write(trainer, row)
 
@@ -128,7 +128,7 @@ class ProgressBar(Callback):
         if trainer.is_global_zero:
             terminal = sys.stderr.isatty()
             self._bar = tqdm(
-                total=trainer.datamodule.total_steps,  # type: ignore[attr-defined] - a ResumableDataModule
+                total=trainer.datamodule.total_steps,
                 initial=trainer.global_step,
                 unit="step",
                 desc="training",

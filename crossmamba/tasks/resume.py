@@ -239,8 +239,8 @@ class ExactResume(Callback):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        steps = trainer.datamodule.steps_per_epoch  # type: ignore[attr-defined] - a ResumableDataModule
-        if trainer.datamodule.total_steps % steps:  # type: ignore[attr-defined]
+        steps = trainer.datamodule.steps_per_epoch
+        if trainer.datamodule.total_steps % steps:
             warnings.warn(
                 f"trainer.max_steps={trainer.max_steps} ends the run inside an epoch of {steps} steps: the last steps "
                 "are not validated and the run cannot be prolonged exactly. For epochs of N steps set "
