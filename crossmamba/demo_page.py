@@ -45,10 +45,9 @@ def score_rows(scores: dict[str, Any]) -> list[Row]:
     return [_row(scores, *line) for line in TRAINED if line[0] in scores] + [_bound(scores, *line) for line in BOUNDS]
 
 
-def seconds_of(values: dict[str, float]) -> list[float]:
-    """M_J of each second of the clips, from the first on."""
-    found = {int(key.rpartition("_")[2]): value for key, value in values.items() if key.startswith("M_J_second_")}
-    return [found[second] for second in sorted(found)]
+def seconds_of(values: dict[str, Any]) -> list[float]:
+    """M_J of each second of the clips, from the first on, of what `evaluate_avs` gives."""
+    return list(values["M_J_per_second"])
 
 
 def _row(scores: dict[str, Any], key: str, name: str, explanation: str) -> Row:
