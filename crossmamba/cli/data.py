@@ -52,7 +52,7 @@ def _configure_synth(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=int, help="length of a clip (default: 5, as AVSBench; 10 in the hard world)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--world", choices=("default", "hard"), default="default", help="how hard it is to tell who sounds"
+        "--world", choices=("default", "bursts", "hard"), default="default", help="how hard it is to tell who sounds"
     )
     parser.add_argument(
         "--mp4",

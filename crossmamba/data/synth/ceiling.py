@@ -104,8 +104,8 @@ def reference_scores(root: str | Path, subset: str, split: str) -> dict[str, flo
         * `all_black`: nothing in every frame.
         * `loudness_oracle`: nothing where no visible object sounds, else all of them.
         * `per_second_oracle`: an oracle that hears in each second how many voices of each visible class sound, but not
-          which of several look-alikes. 1 where no scene has look-alikes; in the hard world the exact bound of all
-          fusion that works second by second (see `scene.py`).
+          which of several look-alikes, and nothing in a burst of noise. 1 where no scene has either; in the worlds
+          `hard` and `bursts` the exact bound of all fusion that works second by second (see `scene.py`).
         * `frames`, and `black`, the share of them without a sounding visible object.
 
     Raises:
@@ -154,6 +154,8 @@ def _frame_references(truth: SceneTruth, t: int) -> dict[str, float]:
     blind = picture_only_choice(scores)
     classes = tuple(thing.class_name for thing in truth.objects)
     per_second = int(np.argmax(scores.table @ per_second_law(scores, classes, real)))
+    if truth.bursts and truth.bursts[t]:
+        per_second = blind
     black = not areas[sounding].sum()
     return {
         "expected": float(scores.table[blind] @ scores.law),

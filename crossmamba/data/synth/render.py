@@ -16,6 +16,7 @@ from crossmamba.data.synth.worlds import World, get_world
 from crossmamba.errors import UsageError
 
 HEADROOM = 0.35  # several voices at full gain rarely reach full scale
+BURST = np.float32(0.5)  # deviation of the noise in a burst: about as loud as two voices
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,10 @@ def render_waveform(plan: ScenePlan) -> NDArray[np.float32]:
         if any(voice.sounding):
             loudness = hold(np.asarray(voice.sounding, np.float64), t).astype(np.float32)
             mix += np.float32(voice.gain) * loudness * _sing(voice, seconds)
+    for second in np.flatnonzero(plan.bursts):  # in place of the voices, not on top: nothing of them is left
+        mix[second * SAMPLE_RATE : (second + 1) * SAMPLE_RATE] = BURST * rng.standard_normal(
+            SAMPLE_RATE, dtype=np.float32
+        )
     steps = np.clip(np.round(mix * np.float32(HEADROOM * 32768)), -32768, 32767)
     return (steps / 32768).astype(np.float32)
 

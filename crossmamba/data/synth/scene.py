@@ -15,6 +15,10 @@ uniform shift of a circle is uniform. So (picture, sound of one second) tells ho
 which of them is independent of it: any fusion that works second by second is bound by `per_second_oracle` of
 `ceiling.py`. Over several seconds u_i cancels, and theta_i(t) - theta_i(s) = -a (y_i(t) - y_i(s)) names the object.
 (With the published log-mel framing an example also holds some of a neighbouring second, see `data/logmel.py`.)
+
+Why one second cannot solve the world of bursts. In a burst the whole second of sound is noise whose law depends on
+nothing: what sounds there must come from another second, and as the sounding set is kept through the clip, any other
+second without a burst tells it.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ from crossmamba.errors import UsageError
 FRAME_OF_SECOND = 15 / 16
 """Second t is shown by the frame at t + 15/16 s: the 16th of 16 frames a second, as AVSBench samples (spec §2.5)."""
 
-_PICTURE, _SCHEDULE, _SOUND, _BACKGROUND, _NOISE = range(5)  # the last number of a generator's seed
+_PICTURE, _SCHEDULE, _SOUND, _BACKGROUND, _NOISE, _BURSTS = range(6)  # the last number of a generator's seed
 _CANDIDATES = 200  # layouts drawn at once, of which the first good one is taken
 
 
@@ -94,7 +98,10 @@ class Voice:
 
 @dataclass(frozen=True)
 class ScenePlan:
-    """All that is decided before rendering. `voices[k]` belongs to `objects[k]`; `offscreen` has no object."""
+    """All that is decided before rendering. `voices[k]` belongs to `objects[k]`; `offscreen` has no object.
+
+    `bursts`: the seconds in which noise stands in place of all voices.
+    """
 
     world: World
     seed: int
@@ -104,6 +111,7 @@ class ScenePlan:
     objects: tuple[SceneObject, ...]
     voices: tuple[Voice, ...]
     offscreen: tuple[Voice, ...]
+    bursts: tuple[bool, ...]
 
     def background_rng(self) -> np.random.Generator:
         """The generator of the background and the light."""
@@ -145,7 +153,8 @@ def plan_scene(world: World, seed: int, split: str, index: int, seconds: int) ->
     sounding = draw_schedule(_rng(seed, split, index, _SCHEDULE), law, seconds, world.persistence)
     sound_key = _key(seed, split, index, _SOUND)
     voices, offscreen = _draw_voices(np.random.default_rng(sound_key), world, objects, sounding, sound_key)
-    return ScenePlan(world, seed, split, index, seconds, objects, voices, offscreen)
+    bursts = tuple(bool(v) for v in _rng(seed, split, index, _BURSTS).random(seconds) < world.burst_rate)
+    return ScenePlan(world, seed, split, index, seconds, objects, voices, offscreen, bursts)
 
 
 def _draw_objects(rng: np.random.Generator, world: World, seconds: int) -> tuple[SceneObject, ...]:

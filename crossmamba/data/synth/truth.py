@@ -57,6 +57,7 @@ class SceneTruth:
             exact law of every second given the picture (see `schedule.py`).
         objects: the visible objects.
         offscreen: voices without an object.
+        bursts: the seconds in which noise stands in place of all voices; empty for none.
     """
 
     world: str
@@ -68,6 +69,7 @@ class SceneTruth:
     size_probabilities: tuple[float, ...]
     objects: tuple[ObjectTruth, ...]
     offscreen: tuple[OffscreenTruth, ...]
+    bursts: tuple[bool, ...] = ()
 
     @property
     def sounding(self) -> NDArray[np.bool_]:
@@ -92,9 +94,8 @@ class SceneTruth:
         offscreen = tuple(OffscreenTruth(CLASS_NAMES[v.class_index], v.sounding) for v in plan.offscreen)
         law = plan.world.size_law[len(plan.objects)]
         size = object_ids.shape[-1]
-        return cls(
-            plan.world.name, plan.seed, plan.split, plan.index, plan.seconds, size, law, tuple(objects), offscreen
-        )
+        clip = (plan.world.name, plan.seed, plan.split, plan.index, plan.seconds, size)
+        return cls(*clip, law, tuple(objects), offscreen, plan.bursts)
 
     def to_json(self) -> str:
         """The truth as text, the same text for the same truth."""

@@ -59,6 +59,7 @@ class World:
             tone of the class's band and rhythm, not the class's fixed-pitch voice.
         pitch_scale: smallest and largest change of pitch over the picture's height, in turns of the pitch circle.
         offscreen_rate: share of scenes with the voice of a class that is not visible.
+        burst_rate: share of the seconds in which loud noise stands in place of all voices.
         gain: smallest and largest loudness of a voice.
         noise: largest amplitude of the noise floor.
         seconds: length of a clip where none is asked for.
@@ -89,6 +90,7 @@ class World:
     pitch_follows_height: bool = False
     pitch_scale: tuple[float, float] = (0.5, 1.0)
     offscreen_rate: float = 0.3
+    burst_rate: float = 0.0
     gain: tuple[float, float] = (0.35, 1.0)
     noise: float = 0.004
     seconds: int = 5
@@ -110,7 +112,7 @@ class World:
             raise UsageError(
                 f"World lookalikes={self.lookalikes}: give the smallest and the largest number, 1 or more."
             )
-        for name in ("persistence", "decoy_rate", "offscreen_rate"):
+        for name in ("persistence", "decoy_rate", "offscreen_rate", "burst_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"World {name}={getattr(self, name)}: a probability lies in 0 to 1.")
 
@@ -146,6 +148,7 @@ WORLDS = {
         pitch_follows_height=True,
         seconds=10,
     ),
+    "bursts": World(name="bursts", persistence=1.0, burst_rate=0.5),
 }
 """The named worlds."""
 
@@ -181,6 +184,11 @@ def describe_world(world: str | World = "default") -> str:
         "is not in the picture. The truth of a second is the pixels of the objects that sound. Who sounds is drawn",
         "independently of the picture: a model that does not listen has a ceiling, which is computed exactly.",
     ]
+    if w.burst_rate:
+        text += [
+            f"In {w.burst_rate:.0%} of the seconds loud noise stands in place of all voices, while those who sound go",
+            "on: what was heard in other seconds must be carried there.",
+        ]
     if w.pitch_follows_height:
         alike = " or ".join(str(n) for n in sorted(set(w.lookalikes)))
         text += [

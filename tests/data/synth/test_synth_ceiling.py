@@ -49,7 +49,7 @@ def test_no_mask_of_all_512_beats_the_best_subset(ids: list[list[int]], sizes: t
     assert ceiling == pytest.approx(best, abs=1e-9)
 
 
-@pytest.mark.parametrize("world", ["default", "hard"])
+@pytest.mark.parametrize("world", sorted(WORLDS))
 def test_table_equals_scores_of_real_masks(world: str) -> None:
     scene = render_scene(world, 5, "train", 3, 32)
     sizes, ids = scene.truth.size_probabilities, scene.object_ids[2]
@@ -59,7 +59,7 @@ def test_table_equals_scores_of_real_masks(world: str) -> None:
         assert float(scores.table[row] @ scores.law) == pytest.approx(expected_score(prediction, ids, sizes), abs=1e-9)
 
 
-@pytest.mark.parametrize("world", ["default", "hard"])
+@pytest.mark.parametrize("world", sorted(WORLDS))
 def test_expected_ceiling_is_the_mean_over_resampled_schedules(world: str) -> None:
     scenes = [render_scene(world, 5, "test", i, 24, 3) for i in range(6)]
     expected = mean_reference_scores([scene.truth for scene in scenes])["expected"]
@@ -107,6 +107,15 @@ def test_hard_world_leaves_room_above_hearing_second_by_second() -> None:
     truths = [render_scene("hard", 0, "test", i, 32).truth for i in range(40)]
     scores = mean_reference_scores(truths)
     assert scores["expected"] < scores["per_second_oracle"] < 0.8
+
+
+def test_bursts_hide_the_sound_from_hearing_second_by_second() -> None:
+    """Half of the seconds are bursts, where the bound falls to that of the picture alone."""
+    truths = [render_scene("bursts", 0, "test", i, 32).truth for i in range(120)]
+    scores = mean_reference_scores(truths)
+    bursts = np.mean([truth.bursts for truth in truths])
+    assert 0.4 < bursts < 0.6
+    assert scores["per_second_oracle"] == pytest.approx(1 - bursts * (1 - scores["realised"]), abs=0.03)
 
 
 def test_law_given_the_heard_classes() -> None:
