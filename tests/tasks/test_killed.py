@@ -200,7 +200,7 @@ def test_the_command_itself_stops_at_sigterm(tmp_path, whole, processes):
     arguments = ["--config", config(tmp_path, trainer=kill_at(7, "SIGTERM")), "--run.dir", str(tmp_path / "run")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, "-m", "crossmamba.cli", "train", *arguments],
+        [sys.executable, "-m", "crossmamba", "train", *arguments],
         env=environment,
         capture_output=True,
         text=True,

@@ -1,5 +1,0 @@
-import sys
-
-from crossmamba.cli import main
-
-sys.exit(main())
