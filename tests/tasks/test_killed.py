@@ -196,7 +196,7 @@ def test_an_encoder_that_starts_frozen_learns_alike_on_all_processes(tmp_path, p
 
 
 def test_the_command_itself_stops_at_sigterm(tmp_path, whole, processes):
-    """The installed way of starting, `python -m crossmamba.cli train`, with nothing forked."""
+    """The installed way of starting, `python -m crossmamba train`, with nothing forked."""
     arguments = ["--config", config(tmp_path, trainer=kill_at(7, "SIGTERM")), "--run.dir", str(tmp_path / "run")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
