@@ -104,7 +104,7 @@ def route_table(
     return _cached_table(tuple(names), sizes, int(prefix), int(suffix), torch.device(device))
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)  # at 512 pixels and 10 s a table takes about 14 MB
 def _cached_table(
     names: tuple[str, ...], grids: tuple[Grid, ...], prefix: int, suffix: int, device: torch.device
 ) -> RouteTable:
