@@ -57,9 +57,9 @@ def _configure_synth(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mp4",
         type=_videos,
-        default=8,
+        default="all",
         metavar="all|none|N",
-        help="videos of all clips, of none, or of the first N of each split (default 8); they take as long as the rest",
+        help="videos of all clips (default), of none, or of the first N of each split; they take as long as the rest",
     )
     parser.add_argument("--log-mel", action="store_true", help="also write audio_log_mel, as AVSBench publishes it")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")

@@ -41,7 +41,6 @@ class RunFolder:
         self.best = self.checkpoints / "best.ckpt"
         self.model = self.path / "model"
         self.predictions = self.path / "predictions"
-        self.tensorboard = self.path / "tb"
 
     def check_free(self, *, overwrite: bool = False) -> None:
         """Makes sure that a new run may be written here; changes nothing.
