@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "Mamba": "crossmamba.blocks.mamba",
     "selective_scan_fn": "crossmamba.ops",
+    "selective_state_update": "crossmamba.ops",
     "list_models": "crossmamba.models",
     "create_model": "crossmamba.models",
     "from_pretrained": "crossmamba.models",

@@ -90,7 +90,7 @@ def _undocumented(node: ast.FunctionDef | ast.ClassDef) -> list[str]:
     missing = [] if ast.get_docstring(node) else [node.name]
     if isinstance(node, ast.ClassDef):
         methods = [child for child in node.body if isinstance(child, ast.FunctionDef) and child.name[0] != "_"]
-        known = {"forward", "update", "compute", "reset", "backward", "selective_scan", "route_scan", "why_not"}
+        known = {"forward", "update", "compute", "reset", "backward", "why_not", "saved_elements", "step"}
         methods = [method for method in methods if method.name not in known and not method.decorator_list]
         missing += [f"{node.name}.{method.name}" for method in methods if not ast.get_docstring(method)]
     return missing

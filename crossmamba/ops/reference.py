@@ -15,11 +15,13 @@ Symbols (Mamba, arXiv 2312.00752, eq. 2 and algorithm 2; AVS-Mamba eq. 1 to 4):
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crossmamba.ops.backends import RouteInputs, ScanInputs
+from crossmamba.ops.backends import ScanGradients, ScanInputs, StepInputs
 
 
 def state_dtype(*tensors: Tensor | None) -> torch.dtype:
@@ -33,7 +35,8 @@ def per_channel(matrix: Tensor, batch: int, channels: int, length: int) -> Tenso
         return matrix[None, :, :, None].expand(batch, -1, -1, length)
     if matrix.dim() == 3:
         matrix = matrix[:, None]
-    return matrix.repeat_interleave(channels // matrix.shape[1], dim=1)  # (B, G, N, L) -> (B, D, N, L)
+    matrix = matrix.repeat_interleave(channels // matrix.shape[1], dim=1)  # (B, G, N, L) -> (B, D, N, L)
+    return matrix.expand(-1, -1, -1, length)
 
 
 def selective_scan_ref(
@@ -55,7 +58,7 @@ def selective_scan_ref(
     """The selective scan step by step. Arguments, shapes and results as `selective_scan_fn`."""
     dtype = state_dtype(u, delta, A, B, C, D, z, delta_bias, initial_state)
     batch, channels, length = u.shape
-    x, step = u.to(dtype), delta.to(dtype)
+    x, step = u.to(dtype), delta.to(dtype).expand(-1, -1, length)
     if delta_bias is not None:
         step = step + delta_bias.to(dtype)[:, None]
     if delta_softplus:
@@ -98,39 +101,98 @@ def route_scan_ref(
 
     Arguments, shapes and result as `route_scan`; `table` is the plain (K, M) index tensor.
     """
-    total = torch.zeros_like(u)
-    for k, order in enumerate(table.long()):
-        walked = selective_scan_ref(
-            u[:, order].transpose(1, 2),
-            delta[:, k, order].transpose(1, 2),
+    inputs = ScanInputs(
+        u, delta, A, B[:, :, None], C[:, :, None], D, None, delta_bias, None, None, table, delta_softplus, False
+    )
+    return canonical_scan_ref(inputs)[0]
+
+
+def canonical_scan_ref(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
+    """The canonical form (`ScanInputs`), one `selective_scan_ref` per route: out (B, M, D), last state (B, K, D, N)."""
+    u, delta, A, B, C, D, z, bias, initial_state, lengths, order, softplus, reverse = inputs
+    tokens = u.shape[1]
+    wide = u.to(state_dtype(u, A))  # the sum over routes is taken in the state's dtype
+    total, states = torch.zeros_like(wide), []
+    for k in range(A.shape[0]):
+        walk = torch.arange(tokens, device=u.device) if order is None else order[k].long()
+
+        def along(value: Tensor, walk: Tensor = walk, k: int = k) -> Tensor:
+            """(B, K, [G,] M, W) -> (B, [G,] W, M) of route k; (K, D, N) -> (D, N)."""
+            if value.dim() == 3:
+                return value[k]
+            value = value[:, k].transpose(-1, -2)
+            return value.expand(*value.shape[:-1], tokens)[..., walk]
+
+        walked, state = selective_scan_ref(
+            wide[:, walk].transpose(1, 2),
+            along(delta),
             A[k],
-            B[:, k, order].transpose(1, 2),
-            C[:, k, order].transpose(1, 2),
+            along(B),
+            along(C),
             None if D is None else D[k],
-            delta_bias=None if delta_bias is None else delta_bias[k],
-            delta_softplus=delta_softplus,
+            delta_bias=None if bias is None else bias[k],
+            delta_softplus=softplus,
+            return_last_state=True,
+            initial_state=None if initial_state is None else initial_state[:, k],
+            lengths=lengths,
+            reverse=reverse,
         )
-        assert isinstance(walked, Tensor)
-        total = total + torch.zeros_like(u).index_copy(1, order, walked.transpose(1, 2))
-    return total
+        total = total + torch.zeros_like(wide).index_copy(1, walk, walked.transpose(1, 2))
+        states.append(state)
+    if z is not None:
+        gate = F.silu(z.to(total.dtype))
+        if lengths is not None:
+            outside = (torch.arange(tokens, device=u.device) >= lengths[:, None])[..., None]
+            gate = gate.masked_fill(outside, 0.0)
+        total = total * gate
+    return total.to(u.dtype), torch.stack(states, dim=1)
 
 
 class ReferenceBackend:
-    """The loops above as a back end, for comparing."""
+    """The loops above as a back end, for comparing. Backward walks them again under autograd."""
 
     name, priority = "reference", 0
 
-    def why_not(self, device: torch.device) -> str | None:
+    def why_not(self, device: torch.device, dtype: torch.dtype) -> str | None:
         return None
 
-    def selective_scan(self, inputs: ScanInputs) -> tuple[Tensor, Tensor]:
-        u, delta, A, B, C, D, z, bias, softplus, initial_state, lengths, reverse = inputs
-        result = selective_scan_ref(
-            u, delta, A, B, C, D, z, bias, softplus, True, initial_state=initial_state, lengths=lengths, reverse=reverse
-        )
-        assert isinstance(result, tuple)
-        return result
+    def saved_elements(self, inputs: ScanInputs) -> int:
+        return 0
 
-    def route_scan(self, inputs: RouteInputs) -> Tensor:
-        u, delta, A, B, C, table, D, bias, softplus = inputs
-        return route_scan_ref(u, delta, A, B, C, table.index, D, bias, softplus)
+    def forward(self, inputs: ScanInputs, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+        out, state = canonical_scan_ref(inputs)
+        state = state.clone(memory_format=torch.contiguous_format)
+        return torch.empty_like(inputs.u).copy_(out), state, inputs.A.new_empty(0)
+
+    def backward(self, inputs: ScanInputs, saved: Tensor, d_out: Tensor, d_state: Tensor) -> ScanGradients:
+        names = [name for name in ScanGradients._fields if getattr(inputs, name) is not None]
+
+        def run(*values: Tensor) -> tuple[Tensor, Tensor]:
+            replaced: dict[str, Any] = dict(zip(names, values, strict=True))
+            return canonical_scan_ref(inputs._replace(**replaced))
+
+        # torch.func, because autograd does not record inside an operator's kernel.
+        pull_back = torch.func.vjp(run, *(getattr(inputs, name) for name in names))[1]
+        found: dict[str, Any] = dict.fromkeys(ScanGradients._fields)
+        for name, gradient in zip(names, pull_back((d_out, d_state)), strict=True):
+            like = getattr(inputs, name) if name in ("u", "delta", "z") else None
+            found[name] = gradient.contiguous() if like is None else torch.empty_like(like).copy_(gradient)
+        return ScanGradients(**found)
+
+    def step(self, inputs: StepInputs) -> Tensor:
+        state, x, dt, A, B, C, D, z, dt_bias, softplus = inputs
+        out, after = selective_scan_ref(
+            x[..., None],
+            dt[..., None],
+            A,
+            B[..., None],
+            C[..., None],
+            D,
+            None if z is None else z[..., None],
+            dt_bias,
+            softplus,
+            return_last_state=True,
+            initial_state=state,
+        )
+        state.copy_(after)
+        return out[..., 0]
