@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from crossmamba.benchmarking.problems import Shape
-from crossmamba.ops.native import probe
 
 EXP_MULTIPLIES = 3
 BYTES = 4  # of a float32
@@ -93,4 +92,6 @@ def machine_limits(threads: int) -> Limits:
     Raises:
         RuntimeError: there is no kernel library, and why.
     """
+    from crossmamba.ops.native import probe
+
     return Limits(*(probe(what, threads) for what in ("exp", "fma", "read", "core")))
