@@ -118,19 +118,8 @@ def test_the_command_measures_prints_and_writes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(scan, "SHAPES", TINY)
-    arguments = [
-        "bench",
-        "scan",
-        "--shapes",
-        "d",
-        "--parts",
-        "errors",
-        "step",
-        "--pairs",
-        "1",
-        "--backends",
-        "portable",
-    ]
+    chosen = "--shapes d --parts errors step --backends portable --pairs 1"
+    arguments = ["bench", "scan", *chosen.split()]
     assert main([*arguments, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["command"] == f"crossmamba {' '.join(arguments)} --json"
