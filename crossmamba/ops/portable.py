@@ -180,7 +180,7 @@ class PortableBackend:
         layout = Layout(inputs)
         saved = inputs.A.new_empty(self.saved_elements(inputs) if save else 0)
         w = layout.operands()
-        y, h = scan_forward(w, self._kept(saved, w.h0) if save else None)
+        y, h = scan_forward(w, _kept(saved, w) if save else None)
         total = layout.merge(y)  # (B, M, D)
         if inputs.D is not None:
             total = total.addcmul(inputs.D.sum(dim=0), layout.tokens(inputs.u))
@@ -201,7 +201,7 @@ class PortableBackend:
             total = saved[saved.numel() - z.numel() :].view(z.shape)
             d_z = torch.empty_like(inputs.z).copy_(layout.masked(torch.ops.aten.silu_backward(d_total * total, z)))
             d_total = d_total * F.silu(z)
-        found = scan_backward(w, self._kept(saved, w.h0), layout.spread(d_total), layout.to_state(d_state))
+        found = scan_backward(w, _kept(saved, w), layout.spread(d_total), layout.to_state(d_state))
         d_u = layout.merge(found.x)
         d_D = None
         if inputs.D is not None:
@@ -237,12 +237,11 @@ class PortableBackend:
             y = y * F.silu(z.to(dtype))
         return y.to(x.dtype)
 
-    @staticmethod
-    def _kept(saved: Tensor, state: Tensor) -> Tensor:
-        """The kept states in front of `saved`, (kept_states, P, S, N, C)."""
-        count = max(1, state.numel())
-        rows = saved.numel() // count if state.numel() else 0
-        return saved[: rows * state.numel()].view(rows, *state.shape)
+
+def _kept(saved: Tensor, w: Operands) -> Tensor:
+    """The kept states in front of `saved`, (kept_states, P, S, N, C)."""
+    rows = kept_states(w.x.shape[0], w.h0.numel())
+    return saved[: rows * w.h0.numel()].view(rows, *w.h0.shape)
 
 
 def _to_channels(projection: Tensor, state: Tensor) -> Tensor:

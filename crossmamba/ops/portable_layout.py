@@ -97,7 +97,8 @@ class Layout:
         if projection.dim() == 3:
             return self.join_constant(gradient)
         gradient = self._unwalk(gradient.unflatten(1, (self.routes, self.groups)))  # (M or 1, K, G, B, N)
-        return self._like_length(gradient, projection.shape[3]).permute(3, 1, 2, 0, 4).contiguous()
+        gradient = self._like_length(gradient, projection.shape[3]).permute(3, 1, 2, 0, 4)
+        return gradient.to(projection.dtype).contiguous()
 
     def split_constant(self, matrix: Tensor) -> Tensor:
         """A, or a constant B or C: (K, D, N) -> (P, N, D / G)."""
@@ -107,7 +108,7 @@ class Layout:
 
     def join_constant(self, matrix: Tensor) -> Tensor:
         """The inverse of `split_constant`."""
-        return matrix.transpose(1, 2).reshape(self.routes, self.channels, self.states)
+        return matrix.transpose(1, 2).reshape(self.routes, self.channels, self.states).contiguous()
 
     def to_state(self, state: Tensor) -> Tensor:
         """(B, K, D, N) -> (P, B, N, D / G)."""

@@ -59,13 +59,17 @@ def selective_scan_ref(
     dtype = state_dtype(u, delta, A, B, C, D, z, delta_bias, initial_state)
     batch, channels, length = u.shape
     x, step = u.to(dtype), delta.to(dtype).expand(-1, -1, length)
+    B, C = (per_channel(matrix.to(dtype), batch, channels, length) for matrix in (B, C))
+    if lengths is not None:  # what lies past a sample's length may be NaN, which autograd would multiply by 0
+        outside = (torch.arange(length, device=u.device) >= lengths[:, None])[:, None]  # (B, 1, L)
+        x, step = x.masked_fill(outside, 0.0), step.masked_fill(outside, 0.0)
+        z = None if z is None else z.masked_fill(outside, 0.0)
+        B, C = (matrix.masked_fill(outside[:, :, None], 0.0) for matrix in (B, C))
     if delta_bias is not None:
         step = step + delta_bias.to(dtype)[:, None]
     if delta_softplus:
         step = F.softplus(step)
-    B_t = per_channel(B.to(dtype), batch, channels, length).unbind(-1)  # L times (B, D, N)
-    C_t = per_channel(C.to(dtype), batch, channels, length).unbind(-1)
-    A = A.to(dtype)
+    A, B_t, C_t = A.to(dtype), B.unbind(-1), C.unbind(-1)  # L times (B, D, N)
     h = x.new_zeros(batch, channels, A.shape[1]) if initial_state is None else initial_state.to(dtype)
 
     y: list[Tensor] = [x.new_zeros(batch, channels)] * length
@@ -140,11 +144,9 @@ def canonical_scan_ref(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
         total = total + torch.zeros_like(wide).index_copy(1, walk, walked.transpose(1, 2))
         states.append(state)
     if z is not None:
-        gate = F.silu(z.to(total.dtype))
         if lengths is not None:
-            outside = (torch.arange(tokens, device=u.device) >= lengths[:, None])[..., None]
-            gate = gate.masked_fill(outside, 0.0)
-        total = total * gate
+            z = z.masked_fill((torch.arange(tokens, device=u.device) >= lengths[:, None])[..., None], 0.0)
+        total = total * F.silu(z.to(total.dtype))
     return total.to(u.dtype), torch.stack(states, dim=1)
 
 
