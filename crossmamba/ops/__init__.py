@@ -12,6 +12,7 @@ from crossmamba.ops.backends import (
     registered_backend,
     resolve_backend,
 )
+from crossmamba.ops.native import INSTRUCTION_SETS, NativeBackend
 from crossmamba.ops.portable import PortableBackend
 from crossmamba.ops.reference import ReferenceBackend, canonical_scan_ref, route_scan_ref, selective_scan_ref
 from crossmamba.ops.routes import RouteTable, check_route_name, grid_order, route_table
@@ -20,6 +21,8 @@ from crossmamba.ops.step import selective_state_update
 
 register_backend(ReferenceBackend())
 register_backend(PortableBackend())
+for isa in (None, *INSTRUCTION_SETS):
+    register_backend(NativeBackend(isa))
 
 __all__ = [
     "RouteTable",

@@ -1,0 +1,14 @@
+"""The native CPU back end: C++ kernels from the distribution `crossmamba-kernels` (folder `kernels/`)."""
+
+from crossmamba.ops.native.backend import NativeBackend
+from crossmamba.ops.native.library import INSTRUCTION_SETS, Library, library, poison_scratch, probe, why_no_library
+
+__all__ = [
+    "INSTRUCTION_SETS",
+    "Library",
+    "NativeBackend",
+    "library",
+    "poison_scratch",
+    "probe",
+    "why_no_library",
+]

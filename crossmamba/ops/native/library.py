@@ -1,0 +1,156 @@
+"""The kernels' shared library: found, loaded, and called through ctypes. It links neither torch nor Python.
+
+OpenMP is not linked either: the library is loaded where torch's own OpenMP is already in sight, so that both share one
+pool of threads. In a forked child that pool is gone, and using it would hang: there the kernels run on one thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import sys
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ABI = 1  # CROSSMAMBA_ABI of kernels/src/scan.h
+INSTRUCTION_SETS = {"baseline": 0, "avx2": 1, "avx512": 2}
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+STATUS = {1: "no memory for the kernels' scratch", 2: "the processor lacks that instruction set"}
+PROBES = {"exp": (0, 1 << 22), "fma": (1, 1 << 22), "read": (2, 4), "core": (3, 1 << 13)}
+
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def threads() -> int:
+    """Threads for one call: torch's number, or 1 in a forked process."""
+    return 1 if _forked else torch.get_num_threads()
+
+
+class Library:
+    """The loaded kernels.
+
+    Attributes:
+        path: the file.
+        isas: names of the instruction sets that are built in and that this processor has, best first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        _share_openmp()
+        self.path = path
+        self._dll = dll = ctypes.CDLL(str(path))
+        number, pointer = ctypes.c_int64, ctypes.c_void_p
+        for name, result, arguments in (
+            ("abi", number, []),
+            ("isas", number, []),
+            ("saved_elements", number, [pointer]),
+            ("splits", number, [pointer, number]),
+            ("forward", ctypes.c_int, [pointer, number, number]),
+            ("backward", ctypes.c_int, [pointer, number, number]),
+            ("step", ctypes.c_int, [pointer, number, number]),
+            ("probe", ctypes.c_double, [number, number, number, number]),
+            ("poison", None, [number]),
+        ):
+            function = getattr(dll, f"crossmamba_{name}")
+            function.restype, function.argtypes = result, arguments
+        if dll.crossmamba_abi() != ABI:
+            raise OSError(
+                f"{path} has version {dll.crossmamba_abi()} of the kernels' interface, this crossmamba needs {ABI}: "
+                "run pip install ./kernels again"
+            )
+        found = dll.crossmamba_isas()
+        self.isas = [name for name, bit in reversed(INSTRUCTION_SETS.items()) if found >> bit & 1]
+
+    def call(self, name: str, fields: list[int], isa: int) -> None:
+        """Runs forward, backward or step on a struct given as its 8-byte fields in order."""
+        struct = (ctypes.c_int64 * len(fields))(*fields)
+        status = getattr(self._dll, f"crossmamba_{name}")(struct, threads(), isa)
+        if status:
+            raise RuntimeError(f"native scan: {STATUS.get(status, status)}")
+
+    def splits(self, fields: list[int]) -> int:
+        """First axis of the gradients of B and C."""
+        return self._dll.crossmamba_splits((ctypes.c_int64 * len(fields))(*fields), threads())
+
+    def probe(self, what: str, count: int, isa: str) -> float:
+        number, repeats = PROBES[what]
+        return self._dll.crossmamba_probe(number, count, INSTRUCTION_SETS[isa], repeats)
+
+    def poison(self, on: bool) -> None:
+        self._dll.crossmamba_poison(int(on))
+
+
+def _share_openmp() -> None:
+    """Makes the OpenMP runtime that torch has loaded visible to the kernels."""
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:  # not Linux: the library brings what it needs
+        return
+    loaded = re.findall(r"(/\S*/lib(?:g?omp|iomp5)\b\S*\.so\S*)", maps)
+    ctypes.CDLL(loaded[0] if loaded else "libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
+
+
+@cache
+def _load() -> tuple[Library | None, str | None]:
+    """The library, or why there is none."""
+    if sys.maxsize < 2**32:
+        return None, "needs a 64-bit Python"
+    path = os.environ.get("CROSSMAMBA_KERNELS")
+    if path is None:
+        try:
+            import crossmamba_kernels
+        except ImportError:
+            return None, "crossmamba-kernels is not installed: pip install ./kernels (needs a C++ compiler)"
+        path = str(crossmamba_kernels.library_path())
+    try:
+        return Library(Path(path)), None
+    except (OSError, AttributeError) as error:
+        return None, f"the kernels do not load: {error}"
+
+
+def why_no_library() -> str | None:
+    """None if the kernels are there, else why not."""
+    return _load()[1]
+
+
+def library() -> Library:
+    """The loaded kernels. Raises RuntimeError if there are none."""
+    found, reason = _load()
+    if found is None:
+        raise RuntimeError(f"no native kernels: {reason}")
+    return found
+
+
+def pointer(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+NO_ARRAY = [0, 0, 0, 0, 0, 0, 0]
+
+
+def probe(what: str, threads: int | None = None, isa: str | None = None) -> float:
+    """A limit of this machine, measured with the kernels' own instructions.
+
+    Args:
+        what: "exp" (exponentials a second), "fma" (float operations a second), "read" (bytes a second from memory)
+            or "core" (state updates a second of the forward scan's inner loop in L1).
+        threads: default torch's number. isa: default the best.
+    """
+    found = library()
+    return found.probe(what, threads or torch.get_num_threads(), isa or found.isas[0])
+
+
+def poison_scratch(on: bool) -> None:
+    """For tests: fill the kernels' scratch memory with NaN whenever it is taken."""
+    library().poison(on)

@@ -1,0 +1,95 @@
+// Limits of this machine, measured with the kernels' own instructions: what a benchmark compares the scan with.
+#pragma once
+
+#include <chrono>
+
+#include "forward.h"
+
+namespace CM_NAMESPACE {
+
+// Runs `work` once on every thread at a time and returns what one thread did, times threads, per second.
+template <class Work>
+static double rate(int64_t threads, double done, Work work) {
+    double seconds = 1e30;
+    for (int attempt = 0; attempt < 3; attempt++) {
+        auto start = std::chrono::steady_clock::now();
+#pragma omp parallel num_threads((int)threads) if (threads > 1)
+        work();
+        double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        seconds = took < seconds ? took : seconds;
+    }
+    return done * (double)threads / seconds;
+}
+
+static INLINE void keep(vf v) { asm volatile("" : : "m"(v)); }
+
+static double probe(int64_t what, int64_t threads, int64_t repeats) {
+    constexpr int V = 8;  // independent chains
+    if (what == 0)
+        return rate(threads, (double)repeats * V * VW, [=] {
+            Exp exp;
+            vf total[V], d[V];
+            for (int i = 0; i < V; i++) total[i] = zero(), d[i] = splat(0.01f * (float)i);
+            for (int64_t r = 0; r < repeats; r++) {
+                UNROLL
+                for (int i = 0; i < V; i++) {
+                    asm volatile("" : "+m"(d[i]));
+                    total[i] = total[i] + exp.within(d[i], splat(-3.0f));
+                }
+            }
+            for (int i = 0; i < V; i++) keep(total[i]);
+        });
+    if (what == 1)
+        return rate(threads, (double)repeats * 2 * V * 2 * VW, [=] {
+            vf a[2 * V];
+            for (int i = 0; i < 2 * V; i++) a[i] = splat((float)i);
+            vf m = splat(0.999f), c = splat(1e-3f);
+            for (int64_t r = 0; r < repeats; r++) {
+                UNROLL
+                for (int i = 0; i < 2 * V; i++) {
+                    a[i] = fma(a[i], m, c);
+                    asm volatile("" : "+v"(a[i]) : :);
+                }
+            }
+            for (int i = 0; i < 2 * V; i++) keep(a[i]);
+        });
+    if (what == 2) {  // each thread reads 64 MiB of its own, once per repeat
+        constexpr int64_t floats = 16 << 20;
+        return rate(threads, (double)repeats * floats * 4, [=] {
+            float *p = crossmamba::thread_scratch().take(floats * 4);
+            if (!p) return;
+            static thread_local bool touched = false;
+            if (!touched) memset(p, 0, floats * 4);
+            touched = true;
+            vf total[V] = {};
+            for (int64_t r = 0; r < repeats; r++)
+                for (int64_t i = 0; i < floats; i += V * VW) {
+                    UNROLL
+                    for (int j = 0; j < V; j++) total[j] = total[j] + load(p + i + j * VW);
+                }
+            for (int j = 0; j < V; j++) keep(total[j]);
+        });
+    }
+    if (what == 3)
+        return rate(threads, (double)repeats * CHUNK * 16 * VW, [=] {
+            Exp exp;
+            alignas(64) float delta[CHUNK * VW], x[CHUNK * VW], y[CHUNK * VW], A[16 * VW], h[16 * VW], projection[16];
+            const float *rows[CHUNK];
+            for (int i = 0; i < CHUNK * VW; i++) delta[i] = 0.01f, x[i] = 0.02f;
+            for (int i = 0; i < 16 * VW; i++) A[i] = -1.0f, h[i] = 0.0f;
+            for (int i = 0; i < 16; i++) projection[i] = 0.5f;
+            for (int t = 0; t < CHUNK; t++) rows[t] = projection;
+            RowStarts starts;
+            for (int t = 0; t < CHUNK; t++) starts.at[t] = (const char *)projection;
+            const Ahead<4> ahead = {{starts.at, starts.at, starts.at, starts.at}, {0, 0, 0, 0}};
+            for (int64_t r = 0; r < repeats; r++)
+                for (int64_t n = 0; n < 16; n += 8)
+                    core_forward<8, FAST, false, false>(delta, x, rows, rows, n, nullptr, nullptr, y, A + n * VW, h + n * VW, CHUNK,
+                                                        n == 0, ahead, exp);
+            keep(load(y));
+            keep(load(h));
+        });
+    return 0.0;
+}
+
+}  // namespace CM_NAMESPACE

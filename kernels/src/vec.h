@@ -1,0 +1,269 @@
+// Vectors of VW floats for one instruction set, and the few functions the scan needs. From one source: AVX-512, AVX2,
+// and whatever the compiler makes of four floats (SSE2, NEON).
+//
+// exp works in units of log2(e)/EXP_UNITS: the caller scales A once, so that exp(delta A) costs no multiplication more.
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <utility>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define INLINE inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+namespace CM_NAMESPACE {
+
+#if defined(__AVX512F__)
+constexpr int VW = 16;
+#elif defined(__AVX2__)
+constexpr int VW = 8;
+#else
+constexpr int VW = 4;
+#endif
+
+typedef float vf __attribute__((vector_size(VW * 4), aligned(VW * 4)));
+typedef int32_t vi __attribute__((vector_size(VW * 4), aligned(VW * 4)));
+typedef float vf_unaligned __attribute__((vector_size(VW * 4), aligned(4), may_alias));
+typedef uint16_t vh __attribute__((vector_size(VW * 2), aligned(2), may_alias));
+
+static INLINE vf load(const float *p) { return (vf) * (const vf_unaligned *)p; }
+static INLINE void store(float *p, vf v) { *(vf_unaligned *)p = (vf_unaligned)v; }
+static INLINE vf splat(float x) { return x - (vf){}; }
+static INLINE vf zero() { return (vf){}; }
+
+// a b + c, rounded once where the machine can. max and min give a NaN of x on.
+#if defined(__AVX512F__)
+static INLINE vf fma(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+static INLINE vf fms(vf a, vf b, vf c) { return (vf)_mm512_fmsub_ps((__m512)a, (__m512)b, (__m512)c); }
+static INLINE vf max(vf bound, vf x) { return (vf)_mm512_max_ps((__m512)bound, (__m512)x); }
+static INLINE vf min(vf bound, vf x) { return (vf)_mm512_min_ps((__m512)bound, (__m512)x); }
+static INLINE float sum(vf a) { return _mm512_reduce_add_ps((__m512)a); }
+static INLINE vf reciprocal(vf x) {  // x in [1, inf): 14 bits, one Newton step; 1/inf is 0
+    vf r = (vf)_mm512_rcp14_ps((__m512)x);
+    return (vf)_mm512_mask_mul_ps((__m512)r, _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(1e37f), _CMP_NGE_UQ), (__m512)r,
+                                  (__m512)fma(-x, r, splat(2.0f)));
+}
+#elif defined(__AVX2__)
+static INLINE vf fma(vf a, vf b, vf c) { return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+static INLINE vf fms(vf a, vf b, vf c) { return (vf)_mm256_fmsub_ps((__m256)a, (__m256)b, (__m256)c); }
+static INLINE vf max(vf bound, vf x) { return (vf)_mm256_max_ps((__m256)bound, (__m256)x); }
+static INLINE vf min(vf bound, vf x) { return (vf)_mm256_min_ps((__m256)bound, (__m256)x); }
+static INLINE vf reciprocal(vf x) { return splat(1.0f) / x; }
+#else
+#if defined(__aarch64__)
+static INLINE vf fma(vf a, vf b, vf c) { return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+#else
+static INLINE vf fma(vf a, vf b, vf c) { return a * b + c; }
+#endif
+static INLINE vf fms(vf a, vf b, vf c) { return fma(a, b, -c); }
+static INLINE vf max(vf bound, vf x) { return bound > x ? bound : x; }
+static INLINE vf min(vf bound, vf x) { return bound < x ? bound : x; }
+static INLINE vf reciprocal(vf x) { return splat(1.0f) / x; }
+#endif
+#if !defined(__AVX512F__)
+static INLINE float sum(vf a) {
+    float s = 0;
+    for (int i = 0; i < VW; i++) s += a[i];
+    return s;
+}
+#endif
+
+// ---- exp -----------------------------------------------------------------------------------------------------------
+// Adding ROUNDER puts the nearest integer of x into the low bits of the mantissa.
+constexpr float ROUNDER = 12582912.0f;  // 1.5 * 2^23
+constexpr float LOG2E = 1.44269504088896341f;
+
+#if defined(__AVX512F__)
+// exp2(x / 32) = 2^(n / 32) 2^(f / 32): the first factor from a table of 32 floats in two registers, the second a
+// parabola. The table's entries are less k << 18, because adding n << 18 to the exponent brings that along.
+constexpr float EXP_UNITS = 32.0f;
+constexpr float EXP_LOWEST = -126.0f * 32, EXP_HIGHEST = 127.0f * 32;
+extern const int32_t EXP_TABLE[32];
+struct Exp {
+    __m512i low = _mm512_loadu_si512(EXP_TABLE), high = _mm512_loadu_si512(EXP_TABLE + 16);
+    INLINE vf finish(vf rounded, vf f) const {
+        __m512i n = (__m512i)rounded;
+        vf T = (vf)_mm512_add_epi32(_mm512_permutex2var_epi32(low, n, high), _mm512_slli_epi32(n, 18));
+        return fma(T, fma(f, splat(2.345967457e-04f), splat(2.166116692e-02f)) * f, T);
+    }
+#else
+// exp2(x) = 2^n 2^f, the second factor a polynomial of degree 5 on [-1/2, 1/2].
+constexpr float EXP_UNITS = 1.0f;
+constexpr float EXP_LOWEST = -126.0f, EXP_HIGHEST = 127.0f;
+struct Exp {
+    INLINE vf finish(vf rounded, vf f) const {
+        vf p = splat(1.326472513e-03f);
+        p = fma(p, f, splat(9.671512998e-03f));
+        p = fma(p, f, splat(5.550733750e-02f));
+        p = fma(p, f, splat(2.402224208e-01f));
+        p = fma(p, f, splat(6.931469776e-01f));
+        p = fma(p, f, splat(1.0f));
+        return (vf)((vi)p + ((vi)rounded << 23));
+    }
+#endif
+    // exp of d * a, where a is in exp's units and the product within [EXP_LOWEST, EXP_HIGHEST].
+    INLINE vf within(vf d, vf a) const {
+        vf t = fma(d, a, splat(ROUNDER));
+        return finish(t, fms(d, a, t - splat(ROUNDER)));
+    }
+    // The same bits within the range; 2^-126 below it, 2^127 or more above. A NaN stays one.
+    INLINE vf clamped(vf d, vf a) const {
+        vf t = min(splat(ROUNDER + EXP_HIGHEST), max(splat(ROUNDER + EXP_LOWEST), fma(d, a, splat(ROUNDER))));
+        vf f = fms(d, a, t - splat(ROUNDER));
+        return finish(t, min(splat(0.5f), max(splat(-0.5f), f)));
+    }
+    // exp of x in nats.
+    INLINE vf operator()(vf x) const { return clamped(x, splat(LOG2E * EXP_UNITS)); }
+};
+
+static INLINE vf absolute(vf x) { return (vf)((vi)x & 0x7fffffff); }
+
+// log(1 + w) for w in [0, 1], degree 9.
+static INLINE vf log1p_unit(vf w) {
+    vf p = splat(5.232590165e-03f);
+    p = fma(p, w, splat(-2.950482183e-02f));
+    p = fma(p, w, splat(7.822527333e-02f));
+    p = fma(p, w, splat(-1.366318828e-01f));
+    p = fma(p, w, splat(1.910597975e-01f));
+    p = fma(p, w, splat(-2.484297532e-01f));
+    p = fma(p, w, splat(3.331909594e-01f));
+    p = fma(p, w, splat(-4.999949310e-01f));
+    p = fma(p, w, splat(9.999999699e-01f));
+    return p * w;
+}
+
+static INLINE vf softplus(vf x, const Exp &exp) { return max(zero(), x) + log1p_unit(exp(-absolute(x))); }
+static INLINE vf sigmoid(vf x, const Exp &exp) { return reciprocal(splat(1.0f) + exp(-x)); }
+
+// ---- half precision ------------------------------------------------------------------------------------------------
+static INLINE float from_bfloat16(uint16_t h) {
+    uint32_t bits = (uint32_t)h << 16;
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+static INLINE uint16_t to_bfloat16(float x) {  // to nearest, ties to even; NaN stays NaN
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((bits >> 16) | 0x40);
+    return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+#if defined(__F16C__)
+static INLINE float from_float16(uint16_t h) { return _cvtsh_ss(h); }
+static INLINE uint16_t to_float16(float x) { return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT); }
+#elif defined(__aarch64__)
+static INLINE float from_float16(uint16_t h) {
+    __fp16 x;
+    memcpy(&x, &h, 2);
+    return (float)x;
+}
+static INLINE uint16_t to_float16(float x) {
+    __fp16 y = (__fp16)x;
+    uint16_t h;
+    memcpy(&h, &y, 2);
+    return h;
+}
+#else
+static inline float from_float16(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = (h >> 10) & 31, mantissa = h & 0x3ff, bits;
+    if (exponent == 31) {
+        bits = sign | 0x7f800000u | (mantissa << 13);
+    } else if (exponent) {
+        bits = sign | ((exponent + 112) << 23) | (mantissa << 13);
+    } else {
+        float tiny = (float)mantissa * 5.9604644775390625e-08f;  // 2^-24
+        memcpy(&bits, &tiny, 4);
+        bits |= sign;
+    }
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+static inline uint16_t to_float16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    uint16_t sign = (uint16_t)((bits >> 16) & 0x8000);
+    bits &= 0x7fffffffu;
+    if (bits > 0x7f800000u) return sign | 0x7e00;
+    if (bits >= 0x477ff000u) return sign | 0x7c00;  // rounds to infinity
+    if (bits < 0x38800000u) {                       // subnormal: let the adder round
+        float y;
+        memcpy(&y, &bits, 4);
+        y += 0.5f;
+        memcpy(&bits, &y, 4);
+        return sign | (uint16_t)(bits - 0x3f000000u);
+    }
+    bits += 0xfff + ((bits >> 13) & 1);
+    return sign | (uint16_t)((bits - 0x38000000u) >> 13);
+}
+#endif
+
+#if defined(__AVX512F__)
+static INLINE vf load_bfloat16(const uint16_t *p) {
+    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
+}
+static INLINE vf load_float16(const uint16_t *p) { return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+#elif defined(__AVX2__)
+static INLINE vf load_bfloat16(const uint16_t *p) {
+    return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16);
+}
+static INLINE vf load_float16(const uint16_t *p) { return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+#else
+static INLINE vf load_bfloat16(const uint16_t *p) {
+    vf v;
+    for (int i = 0; i < VW; i++) v[i] = from_bfloat16(p[i]);
+    return v;
+}
+static INLINE vf load_float16(const uint16_t *p) {
+    vf v;
+    for (int i = 0; i < VW; i++) v[i] = from_float16(p[i]);
+    return v;
+}
+#endif
+
+// ---- transposing VW rows of VW floats --------------------------------------------------------------------------------
+template <int S, int... I>
+static INLINE void exchange(vf &a, vf &b, std::integer_sequence<int, I...>) {
+    vf x = __builtin_shufflevector(a, b, ((I & S) ? VW + I - S : I)...);
+    b = __builtin_shufflevector(a, b, ((I & S) ? VW + I : I + S)...);
+    a = x;
+}
+template <int S>
+static INLINE void exchange_rows(vf *rows) {
+    UNROLL
+    for (int i = 0; i < VW; i++)
+        if (!(i & S)) exchange<S>(rows[i], rows[i + S], std::make_integer_sequence<int, VW>());
+}
+static INLINE void transpose(vf *rows) {
+    exchange_rows<1>(rows);
+    exchange_rows<2>(rows);
+    if constexpr (VW > 4) exchange_rows<4>(rows);
+    if constexpr (VW > 8) exchange_rows<8>(rows);
+}
+
+// ---- subnormal numbers ----------------------------------------------------------------------------------------------
+// Decayed states become subnormal, and those take a hundred cycles each on some processors: flush them to zero here.
+struct FlushSubnormals {
+#if defined(__x86_64__)
+    unsigned before = _mm_getcsr();
+    FlushSubnormals() { _mm_setcsr(before | 0x8040); }
+    ~FlushSubnormals() { _mm_setcsr(before); }
+#elif defined(__aarch64__)
+    uint64_t before;
+    FlushSubnormals() {
+        asm volatile("mrs %0, fpcr" : "=r"(before));
+        asm volatile("msr fpcr, %0" ::"r"(before | (1ull << 24)));
+    }
+    ~FlushSubnormals() { asm volatile("msr fpcr, %0" ::"r"(before)); }
+#endif
+};
+
+}  // namespace CM_NAMESPACE
