@@ -63,7 +63,10 @@ def main(text: str) -> None:
     if job["side"] in list_backends():
         prepare = lambda problem: ours(problem, job["side"])  # noqa: E731
     else:
-        (prepare,) = [peer.prepare for peer in find_peers(job["peers"])[0] if peer.name == job["side"]]
+        peers = {peer.name: peer.prepare for peer in find_peers(job["peers"])[0]}
+        if job["side"] not in peers:
+            raise ValueError(f"there is no back end and no peer {job['side']!r}")
+        prepare = peers[job["side"]]
     small = prepare(make_problem(shape.narrow(16)))
     small.runner(job["passes"])()  # code, thread stacks and pools are not the call's
     side = prepare(make_problem(shape))

@@ -22,8 +22,7 @@ own inner loop on data in the first cache.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import astuple, dataclass
 
 from crossmamba.benchmarking.problems import Shape
 
@@ -49,6 +48,11 @@ class Limits:
     flops: float
     bytes: float
     updates: float
+
+
+def fastest(*measured: Limits) -> Limits:
+    """The best of each: a limit that was measured while others worked is none."""
+    return Limits(*(max(rates) for rates in zip(*map(astuple, measured), strict=True)))
 
 
 def forward_work(shape: Shape) -> Work:
@@ -85,9 +89,8 @@ def floors(work: Work, limits: Limits) -> dict[str, float]:
     return found
 
 
-@lru_cache
 def machine_limits(threads: int) -> Limits:
-    """Measures the machine, once in a process; about a second.
+    """Measures the machine; about a second.
 
     Raises:
         RuntimeError: there is no kernel library, and why.

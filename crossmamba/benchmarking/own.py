@@ -192,13 +192,14 @@ def share_of_limits(shape: Shape, backend: str, calls: int, budget: float) -> li
     """How much of the time that the machine's limits allow the forward and the backward pass need."""
     work = {"forward": limits.forward_work(shape), "backward": limits.backward_work(shape)}
     try:
-        found = limits.machine_limits(torch.get_num_threads())
+        before = limits.machine_limits(torch.get_num_threads())
     except RuntimeError as error:
         what = "share of the limits"
         goals = SHARE_OF_LIMIT if shape.name == "d" else {}
         return [missing(f"{name}, {what}", shape, backend, str(error), goals.get(name), "%") for name in work]
     side = ours(make_problem(shape), backend)
     taken = {"forward": alone(side.forward, calls, budget), "backward": backward_alone(side, calls, budget)}
+    found = limits.fastest(before, limits.machine_limits(torch.get_num_threads()))
     rows = []
     for name, each in taken.items():
         floors = limits.floors(work[name], found)

@@ -42,11 +42,12 @@ AGREEMENT = 1e-4
 
 @dataclass(frozen=True)
 class Peer:
-    """One implementation that can be timed. `indexed_loop`: its backward needs O(L^2) time, so it is timed cut down."""
+    """One implementation that can be timed. `slow_backward`: a loop under autograd, mostly of O(L^2) time, which is
+    timed with fewer channels."""
 
     name: str
     prepare: Callable[[Problem], Side]
-    indexed_loop: bool = True
+    slow_backward: bool = True
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,7 @@ def like_mamba_ssm(name: str, scan: Scan) -> Peer:
         u, delta, A, B, C, D, z, bias = given
         return Side(name, present(given), lambda: scan(u, delta, A, B, C, D, z, bias, True))
 
-    # Our own reference takes the steps apart once, before its loop, and so has no O(L^2) backward.
-    return Peer(name, prepare, indexed_loop=scan is not selective_scan_ref)
+    return Peer(name, prepare)
 
 
 def like_vmamba(name: str, scan: Scan) -> Peer:
@@ -148,7 +148,7 @@ def like_mambapy(name: str, scan: Scan) -> Peer:
         call = lambda: _gated(scan(None, u, F.softplus(delta + bias), A, B, C, D), z).transpose(1, 2)  # noqa: E731
         return Side(name, present(given), call)
 
-    return Peer(name, prepare, indexed_loop=False)
+    return Peer(name, prepare, slow_backward=False)
 
 
 def like_transformers(name: str, scan: Scan) -> Peer:

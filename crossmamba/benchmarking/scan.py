@@ -105,7 +105,7 @@ def _peer_jobs(options: Options, backend: str, peers: list[Peer]) -> Iterator[Jo
     for passes in PASSES:
         for shape in options.chosen():
             for peer in peers:
-                cut = passes == BOTH and peer.indexed_loop
+                cut = passes == BOTH and peer.slow_backward
                 if cut and options.quick:
                     continue
                 used = shape.narrow(CUT_CHANNELS.get(shape.name, shape.channels)) if cut else shape
@@ -164,7 +164,7 @@ def _memory_jobs(options: Options, backend: str, peers: list[Peer]) -> Iterator[
     for shape in options.chosen():
         sides = [(backend, passes) for passes in PASSES]
         if shape.name == "d" and not options.quick:
-            sides += [(peer.name, BOTH) for peer in peers if not peer.indexed_loop]
+            sides += [(peer.name, BOTH) for peer in peers if not peer.slow_backward]
         for side, passes in sides:
             run = partial(own.memory, shape, side, passes, side == backend, options.peers)
             yield Job(f"memory of {side} on {shape.name}", run)
