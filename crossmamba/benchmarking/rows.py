@@ -186,11 +186,11 @@ that is not counted where it takes less than 0.1 s; slow peers get fewer pairs. 
 `min/min` the shortest time of one side over the shortest of the other. Each side gets its native layout, prepared
 outside the timing: peers contiguous (B, D, L) or what they document, ours (B, L, D) memory through the public function.
 Peers get the tokens of the eight routes already copied into walking order and need not add the results up; ours walks
-the tables and adds. Backward takes the gradient of every input. Loops under autograd are timed with fewer channels, ours
-with as many: those that index (B, D, L, N) tensors step by step need O(L²) time in backward, which is what their ratios
-show. Parallel scans are timed at full size. Before it is timed, each peer's results are compared with ours on small
-scans. "crossmamba reference" is this library's own plain loop. Limits of the machine are the best of two measurements,
-before and after the scan's."""
+the tables and adds. Backward takes the gradient of every input. Loops under autograd are timed with fewer channels,
+ours with as many: those that index (B, D, L, N) tensors step by step need O(L²) time in backward, which is what their
+ratios show. Parallel scans are timed at full size. Before it is timed, each peer's results are compared with ours on
+small scans. "crossmamba reference" is this library's own plain loop. Limits of the machine are the best of two
+measurements, before and after the scan's."""
 
 
 def machine_facts() -> dict[str, Any]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from crossmamba.benchmarking import own, scan
+from crossmamba.benchmarking import limits, own, scan
 from crossmamba.benchmarking.fresh import extra_memory
+from crossmamba.benchmarking.limits import Limits
 from crossmamba.benchmarking.problems import SHAPES, Shape, clip_shape
 from crossmamba.benchmarking.rows import Row
 from crossmamba.benchmarking.scan import PARTS, Job, Options, run
@@ -33,6 +34,7 @@ def measured(options: Options, out: list[Path] | None = None) -> list[Row]:
 def test_every_part_gives_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(own, "clip_shape", lambda name, *rest: Shape(name, 1, 10, 8, 2, grids=TINY["b1"].grids))
     monkeypatch.setattr(own, "extra_memory", lambda *arguments: 12.5)
+    monkeypatch.setattr(limits, "machine_limits", lambda threads: Limits(1e10, 1e11, 1e10, 1e10))
     options = Options(pairs=1, sizes=TINY, backends=["portable"])
     rows = measured(options, [tmp_path / "t.json", tmp_path / "t.md"])
     assert not [row for row in rows if row.note.startswith("failed")]
@@ -44,6 +46,9 @@ def test_every_part_gives_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         } <= kinds
     assert {"error of the output", "error of the gradients", "step update"} <= kinds
     assert {"forward, share of the limits", "backward, share of the limits"} <= kinds
+    shares = [row for row in rows if row.what == "backward, share of the limits"]
+    assert [row.theirs for row in shares if row.goal] == ["limit: largest of exp, FMA, bytes", "limit: exp then FMA"]
+    assert all(row.value == pytest.approx(100 * row.theirs_ms / row.ours_ms) for row in shares)
     assert {row.theirs for row in rows if row.what == "forward"} >= {"transformers", "associative_scan"}
     kept = json.loads((tmp_path / "t.json").read_text())
     assert len(kept["rows"]) == len(rows)
@@ -103,6 +108,20 @@ def test_a_side_that_does_not_exist_cannot_be_measured() -> None:
     row = own.memory(Shape("d", 1, 4, 8, 1), "no such side", "forward + backward", True, [])
     assert row.met is None
     assert "not on this machine" in row.note
+
+
+def test_without_the_kernel_library_there_are_no_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(threads: int) -> Limits:
+        raise RuntimeError("no native kernels")
+
+    monkeypatch.setattr(limits, "machine_limits", absent)
+    rows = [*own.machine(2), *own.share_of_limits(TINY["d"], "portable", 1, 1.0)]
+    assert all("no native kernels" in row.note and row.met is None for row in rows)
+    assert sum(row.goal is not None for row in rows) == 2
+
+
+def test_a_limit_is_the_best_that_was_measured() -> None:
+    assert limits.fastest(Limits(1, 4, 2, 2), Limits(3, 1, 2, 5)) == Limits(3, 4, 2, 5)
 
 
 def test_absent_back_ends_give_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
