@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         description="Times the selective scan against every peer that is installed, in interleaved pairs, and each of\n"
         "our back ends; measures memory, errors, threads and the share of the machine's limits.\n"
         "Prints one row as soon as it is measured. The whole takes about 15 minutes on two cores, --quick\n"
-        "about one. Peers are imported if installed, never copied: mamba_ssm, mambapy, transformers, torch.\n"
+        "about two. Peers are imported if installed, never copied: mamba_ssm, mambapy, transformers, torch.\n"
         "Other work on the machine shows in the times: see the load average that is printed.",
         epilog=f"example:\n  {EXAMPLE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
