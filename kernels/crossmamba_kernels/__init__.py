@@ -1,4 +1,4 @@
-"""The compiled kernels of crossmamba: one shared library with a plain C interface, loaded by `crossmamba.ops.native`."""
+"""The compiled kernels of crossmamba: one shared library with a C interface, loaded by `crossmamba.ops.native`."""
 
 from pathlib import Path
 

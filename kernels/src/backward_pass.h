@@ -2,6 +2,7 @@
 #pragma once
 
 #include "backward.h"
+#include "single.h"
 
 namespace CM_NAMESPACE {
 
@@ -48,7 +49,7 @@ class BackwardPass {
         adjoint = cutter.floats(g.vectors * N * VW);
         once = cutter.floats(g.vectors * VW);  // d_delta of a delta with one step, before softplus
         record = cutter.floats(TILE_VECTORS * CHUNK * RECORD);
-        trace = cutter.floats(CHUNK * 4 * 2 * VW);
+        trace = cutter.floats(CHUNK * 4 * 4 * VW);
         dBC = cutter.floats(CHUNK * N * 2 * VW);
         totals = cutter.floats(CHUNK * N * 2 + VW);
         B_tile = cutter.floats(CHUNK * N);
@@ -84,7 +85,7 @@ class BackwardPass {
         int64_t state = (b * s.routes + k) * s.channels * N;
         if (s.d_last_state)
             for (int64_t v = v0; v < v1; v++)
-                states_in(adjoint + v * N * VW, s.d_last_state + state + g.channel(v) * N, N, g.valid(v), 1.0f);
+                states_in(adjoint + v * N * VW, s.d_last_state + state + g.channel(v) * N, N, g.valid(v));
         else
             memset(adjoint + v0 * N * VW, 0, (size_t)((v1 - v0) * N * VW) * 4);
         memset(once + v0 * VW, 0, (size_t)((v1 - v0) * VW) * 4);
@@ -138,7 +139,7 @@ class BackwardPass {
     // The tile's sums over channels, to d_B and d_C at the tokens they belong to.
     void add_projections(int64_t split, int64_t b, int64_t k, int64_t group) {
         if (s.B_kind == CM_PER_CHANNEL && s.C_kind == CM_PER_CHANNEL) return;
-        int rows = time_invariant(s) ? 1 : walk.count;
+        int rows = time_invariant(s) && N > 1 ? 1 : walk.count;
         lane_sums(totals, dBC, rows * N * 2);
         int64_t slab = ((split * s.batch + b) * s.routes + k) * s.groups + group;
         float *to_B = s.d_B + slab * rows_of(s.B_kind) * N, *to_C = s.d_C + slab * rows_of(s.C_kind) * N;
@@ -166,17 +167,50 @@ class BackwardPass {
 
         int64_t at = k * g.vectors + tile.vector;
         const float *kept = s.saved + (((b * s.routes + k) * g.saved_chunks + chunk) * g.vectors + tile.vector) * N * VW;
+        if (N == 1) {
+            single(tile, at, kept, first, k > 0 && du_home);
+        } else {
+            several(tile, at, kept, first, k > 0 && du_home);
+        }
+        if (!du_home) write_rows(du_tile, s.d_u, b * s.d_u.b, walk, d, tile.valid, k > 0);
+        if (!ddelta_home) write_rows(ddelta_tile, s.d_delta, ddelta_base, walk, d, tile.valid, false);
+        if (!dz_home) write_rows(dz_tile, s.d_z, b * s.d_z.b, walk, d, tile.valid, false);
+    }
+
+    void several(const Tile &tile, int64_t at, const float *kept, bool first, bool add) {
         float largest = 0;
         for (int j = 0; j < tile.vectors; j++) {
             float m = prepare(j, at + j) * p.largest_A[at + j];
             largest = m <= largest ? largest : m;  // a NaN wins
         }
         states(tile, at, kept, largest, first);
-        for (int j = 0; j < tile.vectors; j++) finish(j, tile.vector + j, at + j, k > 0 && du_home);
+        for (int j = 0; j < tile.vectors; j++) finish(j, tile.vector + j, at + j, add);
+    }
 
-        if (!du_home) write_rows(du_tile, s.d_u, b * s.d_u.b, walk, d, tile.valid, k > 0);
-        if (!ddelta_home) write_rows(ddelta_tile, s.d_delta, ddelta_base, walk, d, tile.valid, false);
-        if (!dz_home) write_rows(dz_tile, s.d_z, b * s.d_z.b, walk, d, tile.valid, false);
+    void single(const Tile &tile, int64_t at, const float *kept, bool first, bool add) {
+        if (s.B_kind == CM_PER_CHANNEL && s.C_kind == CM_PER_CHANNEL) return single<true, true>(tile, at, kept, first, add);
+        if (s.B_kind == CM_PER_CHANNEL) return single<true, false>(tile, at, kept, first, add);
+        if (s.C_kind == CM_PER_CHANNEL) return single<false, true>(tile, at, kept, first, add);
+        single<false, false>(tile, at, kept, first, add);
+    }
+
+    template <bool PB, bool PC>
+    void single(const Tile &tile, int64_t at, const float *kept, bool first, bool add) {
+        int j = 0;
+        for (; j + 4 <= tile.vectors; j += 4) single_vectors<4, PB, PC>(tile, at, kept, j, first && j == 0, add);
+        for (; j < tile.vectors; j++) single_vectors<1, PB, PC>(tile, at, kept, j, first && j == 0, add);
+    }
+
+    template <int JV, bool PB, bool PC>
+    void single_vectors(const Tile &tile, int64_t at, const float *kept, int j, bool first_vectors, bool add) {
+        const SingleRows rows = {u, raw, s.z.data ? z : nullptr, B, C, s.delta_once != 0, s.softplus != 0};
+        int64_t here = (at + j) * VW, mine = (part * s.routes * g.vectors + at + j) * VW, v = (tile.vector + j) * VW;
+        const SingleGradients to = {dy, du, s.delta_once ? nullptr : ddelta, dz, adjoint + v, sums.A + mine, sums.B + mine, sums.C + mine,
+                                    sums.skip + mine, s.delta_once ? once + v : sums.bias + mine, dBC, trace, add, first_vectors};
+        single_backward<JV, PB, PC>(rows, to, j * VW, p.A + here, p.B + here, p.C + here, p.skip + here, p.bias + here, kept + j * VW,
+                                    walk.count, reads, writes, exp);
+        reads.step(arrays, JV * VW);
+        writes.step(arrays + 4, JV * VW);
     }
 
     void read_delta(int64_t b, int64_t k, const Tile &tile) {
@@ -223,7 +257,7 @@ class BackwardPass {
             return gate<CLAMPED, true, true>(tile, at, kept, first);
         }
         if (time_invariant(s)) return gate<HOISTED, false, false>(tile, at, kept, first);
-        if (largest < -EXP_LOWEST) return gate<FAST, false, false>(tile, at, kept, first);
+        if (largest < -Exp::LOWEST) return gate<FAST, false, false>(tile, at, kept, first);
         gate<CLAMPED, false, false>(tile, at, kept, first);
     }
 
@@ -261,7 +295,7 @@ class BackwardPass {
         vf skip = load(p.skip + at * VW), bias = load(p.bias + at * VW), d_skip = zero(), d_bias = zero();
         for (int t = 0; t < walk.count; t++, r += RECORD) {
             vf ut = load(u[t] + j * VW), w = load(r + W * VW), st = load(r + S * VW);
-            vf d_delta = fma(load(r + Q * VW), splat(1.0f / (LOG2E * EXP_UNITS)), ut * st);
+            vf d_delta = fma(load(r + Q * VW), splat((float)(1.0 / (LOG2E * EXP_UNITS))), ut * st);
             if (!s.delta_once) {
                 if (s.softplus) d_delta = d_delta * sigmoid(load(raw[t] + j * VW) + bias, exp);
                 store(ddelta[t] + j * VW, d_delta);

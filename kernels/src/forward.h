@@ -1,7 +1,7 @@
 // The forward scan.
 #pragma once
 
-#include "geometry.h"
+#include "single.h"
 
 namespace CM_NAMESPACE {
 
@@ -21,7 +21,7 @@ static INLINE void core_forward(const float *delta, const float *x, const float 
     for (int t = 0; t < steps; t++) {
         const float *b = B[t] + n, *c = C[t] + n;
         vf d = load(delta + t * VW), xt = load(x + t * VW);
-        vf even = first ? zero() : load(y + t * VW), odd = zero();
+        vf even = zero(), odd = zero();
         if (first) {
             UNROLL
             for (int i = 0; i < 4; i++) ahead.template fetch<1>(i, t);
@@ -38,7 +38,8 @@ static INLINE void core_forward(const float *delta, const float *x, const float 
             else
                 even = fma(ci, H[i], even);
         }
-        store(y + t * VW, even + odd);
+        vf sum = even + odd;
+        store(y + t * VW, first ? sum : load(y + t * VW) + sum);
     }
     UNROLL
     for (int i = 0; i < NB; i++) store(h + i * VW, H[i]);
@@ -74,6 +75,7 @@ class ForwardPass {
     Walk walk, next_walk;
     RowStarts starts[2][4];  // of u, delta, z and out, in this chunk and in the next
     Ahead<4> ahead;
+    const cm_array *const arrays[4] = {&s.u, &s.delta, s.z.data ? &s.z : &s.u, &s.out};
 
     int64_t cut(float *block) {
         Cutter cutter(block);
@@ -89,7 +91,7 @@ class ForwardPass {
         int64_t state = (b * s.routes + k) * s.channels * N;
         if (s.initial_state)
             for (int64_t v = v0; v < v1; v++)
-                states_in(h + v * N * VW, s.initial_state + state + g.channel(v) * N, N, g.valid(v), 1.0f);
+                states_in(h + v * N * VW, s.initial_state + state + g.channel(v) * N, N, g.valid(v));
         else
             memset(h + v0 * N * VW, 0, (size_t)((v1 - v0) * N * VW) * 4);
         if (length > 0) look_ahead(b, k, 0, length);
@@ -119,17 +121,11 @@ class ForwardPass {
 
     void look_ahead(int64_t b, int64_t k, int64_t chunk, int64_t length) {
         next_walk.set(s, k, chunk, length);
-        starts[1][0].set(s.u, b * s.u.b, next_walk);
-        starts[1][1].set(s.delta, b * s.delta.b + k * s.delta.k, next_walk);
-        starts[1][2].set(s.z.data ? s.z : s.u, b * (s.z.data ? s.z.b : s.u.b), next_walk);
-        starts[1][3].set(s.out, b * s.out.b, next_walk);
+        for (int i = 0; i < 4; i++) starts[1][i].set(*arrays[i], b * arrays[i]->b + k * arrays[i]->k, next_walk);
     }
 
     void fetch_next(const RowStarts *rows, int64_t channel) {
-        ahead.set(0, rows[0], s.u, channel);
-        ahead.set(1, rows[1], s.delta, channel);
-        ahead.set(2, rows[2], s.z.data ? s.z : s.u, channel);
-        ahead.set(3, rows[3], s.out, channel);
+        for (int i = 0; i < 4; i++) ahead.set(i, rows[i], *arrays[i], channel);
     }
 
     void projections(int64_t b, int64_t k, int64_t group) {
@@ -151,15 +147,42 @@ class ForwardPass {
         if (s.z.data) read_rows(z, z_tile, s.z, b * s.z.b, walk, d, tile.valid, tile.width);
         bool in_place = rows_to_write(out, out_tile, s.out, b * s.out.b, walk, d, tile.valid, tile.width);
         bool add = k > 0;
+        if (N == 1) {
+            single(k, tile, add && in_place);
+            if (!in_place) write_rows(out_tile, s.out, b * s.out.b, walk, d, tile.valid, add);
+            return;
+        }
         for (int j = 0; j < tile.vectors; j++) {
             int64_t at = k * g.vectors + tile.vector + j;
             float largest = discretise(j, at);
             states(j, tile.vector + j, at, largest);
             finish(j, at, add && in_place);
-            const cm_array *arrays[4] = {&s.u, &s.delta, s.z.data ? &s.z : &s.u, &s.out};
             ahead.step(arrays, VW);
         }
         if (!in_place) write_rows(out_tile, s.out, b * s.out.b, walk, d, tile.valid, add);
+    }
+
+    void single(int64_t k, const Tile &tile, bool add) {
+        if (s.B_kind == CM_PER_CHANNEL && s.C_kind == CM_PER_CHANNEL) return single<true, true>(k, tile, add);
+        if (s.B_kind == CM_PER_CHANNEL) return single<true, false>(k, tile, add);
+        if (s.C_kind == CM_PER_CHANNEL) return single<false, true>(k, tile, add);
+        single<false, false>(k, tile, add);
+    }
+
+    template <bool PB, bool PC>
+    void single(int64_t k, const Tile &tile, bool add) {
+        int j = 0;
+        for (; j + 4 <= tile.vectors; j += 4) single_vectors<4, PB, PC>(k, tile, j, add);
+        for (; j < tile.vectors; j++) single_vectors<1, PB, PC>(k, tile, j, add);
+    }
+
+    template <int JV, bool PB, bool PC>
+    void single_vectors(int64_t k, const Tile &tile, int j, bool add) {
+        const SingleRows rows = {u, raw, s.z.data ? z : nullptr, B, C, s.delta_once != 0, s.softplus != 0};
+        int64_t at = (k * g.vectors + tile.vector + j) * VW;
+        single_forward<JV, PB, PC>(rows, j * VW, p.A + at, p.B + at, p.C + at, p.skip + at, p.bias + at, h + (tile.vector + j) * VW, out,
+                                   add, walk.count, ahead, exp);
+        ahead.step(arrays, JV * VW);
     }
 
     void read_delta(int64_t b, int64_t k, const Tile &tile) {
@@ -200,7 +223,7 @@ class ForwardPass {
             return blocks<CLAMPED, true, true>(j, v, at);
         }
         if (time_invariant(s)) return blocks<HOISTED, false, false>(j, v, at);
-        if (largest * p.largest_A[at] < -EXP_LOWEST) return blocks<FAST, false, false>(j, v, at);
+        if (largest * p.largest_A[at] < -Exp::LOWEST) return blocks<FAST, false, false>(j, v, at);
         blocks<CLAMPED, false, false>(j, v, at);
     }
 

@@ -50,19 +50,19 @@ struct Geometry {
 };
 
 // (channels, N) as it lies in memory -> N vectors of channels; lanes past `valid` are zero.
-static inline void states_in(float *to, const float *from, int64_t N, int valid, float scale) {
+static inline void states_in(float *to, const float *from, int64_t N, int valid) {
     int64_t n = 0;
     if (valid == VW)
         for (; n + VW <= N; n += VW) {
             vf block[VW];
             UNROLL
-            for (int i = 0; i < VW; i++) block[i] = load(from + i * N + n) * splat(scale);
+            for (int i = 0; i < VW; i++) block[i] = load(from + i * N + n);
             transpose(block);
             UNROLL
             for (int i = 0; i < VW; i++) store(to + (n + i) * VW, block[i]);
         }
     for (; n < N; n++)
-        for (int i = 0; i < VW; i++) to[n * VW + i] = i < valid ? from[i * N + n] * scale : 0.0f;
+        for (int i = 0; i < VW; i++) to[n * VW + i] = i < valid ? from[i * N + n] : 0.0f;
 }
 
 // The way back.
@@ -99,11 +99,14 @@ struct Packed {
         int64_t at = k * g.vectors + v, N = s.states, from = k * s.channels + g.channel(v);
         int valid = g.valid(v);
         float *a = A + at * N * VW, largest = 0;
-        states_in(a, s.A + from * N, N, valid, LOG2E * EXP_UNITS);
-        for (int64_t i = 0; i < N * VW; i++) largest = fabsf(a[i]) > largest ? fabsf(a[i]) : largest;
+        states_in(a, s.A + from * N, N, valid);
+        for (int64_t i = 0; i < N * VW; i++) {
+            a[i] = (float)(a[i] * (LOG2E * EXP_UNITS));
+            largest = fabsf(a[i]) > largest ? fabsf(a[i]) : largest;
+        }
         largest_A[at] = largest;
-        if (B) states_in(B + at * N * VW, (const float *)s.B.data + from * N, N, valid, 1.0f);
-        if (C) states_in(C + at * N * VW, (const float *)s.C.data + from * N, N, valid, 1.0f);
+        if (B) states_in(B + at * N * VW, (const float *)s.B.data + from * N, N, valid);
+        if (C) states_in(C + at * N * VW, (const float *)s.C.data + from * N, N, valid);
         for (int i = 0; i < VW; i++) {
             skip[at * VW + i] = s.skip && i < valid ? s.skip[from + i] : 0.0f;
             bias[at * VW + i] = s.bias && i < valid ? s.bias[from + i] : 0.0f;

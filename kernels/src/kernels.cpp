@@ -7,11 +7,15 @@
 
 namespace CM_NAMESPACE {
 
+#if defined(__AVX512F__) || defined(__AVX2__)
+// 2^(k / VW), less the k << SHIFT that adding to the exponent brings along.
+#define ENTRY(k) (int32_t)(__builtin_bit_cast(int32_t, (float)__builtin_exp2((double)(k) / VW)) - ((k) << Exp::SHIFT))
+#define FOUR(k) ENTRY(k), ENTRY(k + 1), ENTRY(k + 2), ENTRY(k + 3)
 #if defined(__AVX512F__)
-// 2^(k / 32), less the k << 18 that adding to the exponent brings along.
-#define E(k) (int32_t)(__builtin_bit_cast(int32_t, (float)__builtin_exp2((k) / 32.0)) - ((k) << 18))
-#define E8(k) E(k), E(k + 1), E(k + 2), E(k + 3), E(k + 4), E(k + 5), E(k + 6), E(k + 7)
-extern const int32_t EXP_TABLE[32] __attribute__((aligned(64))) = {E8(0), E8(8), E8(16), E8(24)};
+extern const int32_t EXP_TABLE[VW] = {FOUR(0), FOUR(4), FOUR(8), FOUR(12)};
+#else
+extern const int32_t EXP_TABLE[VW] = {FOUR(0), FOUR(4)};
+#endif
 #endif
 
 static int64_t saved_elements(const cm_scan &s) {

@@ -29,28 +29,32 @@ static double probe(int64_t what, int64_t threads, int64_t repeats) {
         return rate(threads, (double)repeats * V * VW, [=] {
             Exp exp;
             vf total[V], d[V];
+            UNROLL
             for (int i = 0; i < V; i++) total[i] = zero(), d[i] = splat(0.01f * (float)i);
             for (int64_t r = 0; r < repeats; r++) {
                 UNROLL
                 for (int i = 0; i < V; i++) {
-                    asm volatile("" : "+m"(d[i]));
+                    asm volatile("" : IN_REGISTER(d[i]));
                     total[i] = total[i] + exp.within(d[i], splat(-3.0f));
                 }
             }
+            UNROLL
             for (int i = 0; i < V; i++) keep(total[i]);
         });
     if (what == 1)
         return rate(threads, (double)repeats * 2 * V * 2 * VW, [=] {
             vf a[2 * V];
+            UNROLL
             for (int i = 0; i < 2 * V; i++) a[i] = splat((float)i);
             vf m = splat(0.999f), c = splat(1e-3f);
             for (int64_t r = 0; r < repeats; r++) {
                 UNROLL
                 for (int i = 0; i < 2 * V; i++) {
                     a[i] = fma(a[i], m, c);
-                    asm volatile("" : "+v"(a[i]) : :);
+                    asm volatile("" : IN_REGISTER(a[i]) : :);
                 }
             }
+            UNROLL
             for (int i = 0; i < 2 * V; i++) keep(a[i]);
         });
     if (what == 2) {  // each thread reads 64 MiB of its own, once per repeat

@@ -38,7 +38,7 @@ static inline void step_channels(const cm_step &s, int64_t b, int64_t d, const E
             const float *B = (const float *)s.B.data + B0, *C = (const float *)s.C.data + C0;
             vf total = zero();
             for (; n + VW <= N; n += VW) {
-                vf H = fma(exp.clamped(di, load(A + n) * splat(LOG2E * EXP_UNITS)), load(h + n), xi * load(B + n));
+                vf H = fma(exp.clamped(di, load(A + n) * splat((float)(LOG2E * EXP_UNITS))), load(h + n), xi * load(B + n));
                 store(h + n, H);
                 total = fma(load(C + n), H, total);
             }
@@ -53,7 +53,7 @@ static inline void step_channels(const cm_step &s, int64_t b, int64_t d, const E
                 Bn[m] = read_element(s.B, B0 + (n + m) * s.B.c);
                 Cn[m] = read_element(s.C, C0 + (n + m) * s.C.c);
             }
-            vf H = fma(exp.clamped(di, load(a) * splat(LOG2E * EXP_UNITS)), load(before), xi * load(Bn));
+            vf H = fma(exp.clamped(di, load(a) * splat((float)(LOG2E * EXP_UNITS))), load(before), xi * load(Bn));
             store(after, H);
             memcpy(h + n, after, (size_t)count * 4);
             rest[i] += sum(load(Cn) * H);

@@ -17,6 +17,11 @@
 #endif
 
 #define INLINE inline __attribute__((always_inline))
+#if defined(__aarch64__)
+#define IN_REGISTER "+w"
+#else
+#define IN_REGISTER "+v"
+#endif
 #define UNROLL _Pragma("GCC unroll 16")
 
 namespace CM_NAMESPACE {
@@ -79,68 +84,92 @@ static INLINE float sum(vf a) {
 // ---- exp -----------------------------------------------------------------------------------------------------------
 // Adding ROUNDER puts the nearest integer of x into the low bits of the mantissa.
 constexpr float ROUNDER = 12582912.0f;  // 1.5 * 2^23
-constexpr float LOG2E = 1.44269504088896341f;
+constexpr double LOG2E = 1.44269504088896341;
 
-#if defined(__AVX512F__)
-// exp2(x / 32) = 2^(n / 32) 2^(f / 32): the first factor from a table of 32 floats in two registers, the second a
-// parabola. The table's entries are less k << 18, because adding n << 18 to the exponent brings that along.
-constexpr float EXP_UNITS = 32.0f;
-constexpr float EXP_LOWEST = -126.0f * 32, EXP_HIGHEST = 127.0f * 32;
-extern const int32_t EXP_TABLE[32];
+#if defined(__AVX512F__) || defined(__AVX2__)
+// exp2(x / VW) = 2^(n / VW) 2^(f / VW): the first factor from a table of VW floats in one register, the second a
+// polynomial with the exact slope at 0: an error there would stretch every long memory. Entry k of the table is less
+// k << SHIFT, because adding n << SHIFT to the exponent brings that along.
+constexpr float EXP_UNITS = VW;
+extern const int32_t EXP_TABLE[VW];
 struct Exp {
-    __m512i low = _mm512_loadu_si512(EXP_TABLE), high = _mm512_loadu_si512(EXP_TABLE + 16);
+    vi table = (vi)load((const float *)EXP_TABLE);
+#if defined(__AVX512F__)  // 2e-9
+    static constexpr int SHIFT = 19;
+    static constexpr float P1 = 4.332169879e-02f, P2 = 9.384151885e-04f, P3 = 1.355125735e-05f;
+    INLINE vi entry(vi n) const { return (vi)_mm512_permutexvar_epi32((__m512i)n, (__m512i)table); }
+    static INLINE vf power(vf f) { return fma(fma(splat(P3), f, splat(P2)), f, splat(P1)) * f; }
+#else  // 8e-11
+    static constexpr int SHIFT = 20;
+    static constexpr float P1 = 8.664339757e-02f, P2 = 3.753539150e-03f, P3 = 1.084191750e-04f, P4 = 2.348406899e-06f;
+    INLINE vi entry(vi n) const { return (vi)_mm256_permutevar8x32_epi32((__m256i)table, (__m256i)n); }
+    static INLINE vf power(vf f) { return fma(fma(fma(splat(P4), f, splat(P3)), f, splat(P2)), f, splat(P1)) * f; }
+#endif
     INLINE vf finish(vf rounded, vf f) const {
-        __m512i n = (__m512i)rounded;
-        vf T = (vf)_mm512_add_epi32(_mm512_permutex2var_epi32(low, n, high), _mm512_slli_epi32(n, 18));
-        return fma(T, fma(f, splat(2.345967457e-04f), splat(2.166116692e-02f)) * f, T);
+        vf T = (vf)(entry((vi)rounded) + ((vi)rounded << SHIFT));
+        return fma(T, power(f), T);
     }
 #else
-// exp2(x) = 2^n 2^f, the second factor a polynomial of degree 5 on [-1/2, 1/2].
+// exp2(x) = 2^n 2^f, the second factor a polynomial of degree 6 on [-1/2, 1/2] (2e-9).
 constexpr float EXP_UNITS = 1.0f;
-constexpr float EXP_LOWEST = -126.0f, EXP_HIGHEST = 127.0f;
 struct Exp {
     INLINE vf finish(vf rounded, vf f) const {
-        vf p = splat(1.326472513e-03f);
-        p = fma(p, f, splat(9.671512998e-03f));
-        p = fma(p, f, splat(5.550733750e-02f));
-        p = fma(p, f, splat(2.402224208e-01f));
-        p = fma(p, f, splat(6.931469776e-01f));
+        vf p = splat(1.534581217e-04f);
+        p = fma(p, f, splat(1.339993118e-03f));
+        p = fma(p, f, splat(9.618488956e-03f));
+        p = fma(p, f, splat(5.550328777e-02f));
+        p = fma(p, f, splat(2.402264689e-01f));
+        p = fma(p, f, splat(6.931472057e-01f));
         p = fma(p, f, splat(1.0f));
         return (vf)((vi)p + ((vi)rounded << 23));
     }
 #endif
-    // exp of d * a, where a is in exp's units and the product within [EXP_LOWEST, EXP_HIGHEST].
+    static constexpr float LOWEST = -126.0f * EXP_UNITS, HIGHEST = 127.0f * EXP_UNITS;
+
+    // exp of d * a, where a is in exp's units and the product within [LOWEST, HIGHEST].
     INLINE vf within(vf d, vf a) const {
         vf t = fma(d, a, splat(ROUNDER));
         return finish(t, fms(d, a, t - splat(ROUNDER)));
     }
     // The same bits within the range; 2^-126 below it, 2^127 or more above. A NaN stays one.
     INLINE vf clamped(vf d, vf a) const {
-        vf t = min(splat(ROUNDER + EXP_HIGHEST), max(splat(ROUNDER + EXP_LOWEST), fma(d, a, splat(ROUNDER))));
+        vf t = min(splat(ROUNDER + HIGHEST), max(splat(ROUNDER + LOWEST), fma(d, a, splat(ROUNDER))));
         vf f = fms(d, a, t - splat(ROUNDER));
         return finish(t, min(splat(0.5f), max(splat(-0.5f), f)));
     }
-    // exp of x in nats.
-    INLINE vf operator()(vf x) const { return clamped(x, splat(LOG2E * EXP_UNITS)); }
+    // exp of x in nats, whose constant needs more digits than a float has.
+    INLINE vf operator()(vf x) const {
+        const vf unit = splat((float)(LOG2E * EXP_UNITS)), rest = splat((float)(LOG2E * EXP_UNITS - (float)(LOG2E * EXP_UNITS)));
+        vf t = min(splat(ROUNDER + HIGHEST), max(splat(ROUNDER + LOWEST), fma(x, unit, splat(ROUNDER))));
+        vf f = fma(x, rest, fms(x, unit, t - splat(ROUNDER)));
+        return finish(t, min(splat(0.5f), max(splat(-0.5f), f)));
+    }
 };
 
 static INLINE vf absolute(vf x) { return (vf)((vi)x & 0x7fffffff); }
 
-// log(1 + w) for w in [0, 1], degree 9.
+// log(1 + w) for w in [0, 1]: w times a polynomial of degree 9 (5e-9).
 static INLINE vf log1p_unit(vf w) {
-    vf p = splat(5.232590165e-03f);
-    p = fma(p, w, splat(-2.950482183e-02f));
-    p = fma(p, w, splat(7.822527333e-02f));
-    p = fma(p, w, splat(-1.366318828e-01f));
-    p = fma(p, w, splat(1.910597975e-01f));
-    p = fma(p, w, splat(-2.484297532e-01f));
-    p = fma(p, w, splat(3.331909594e-01f));
-    p = fma(p, w, splat(-4.999949310e-01f));
-    p = fma(p, w, splat(9.999999699e-01f));
+    vf p = splat(-3.244011913e-03f);
+    p = fma(p, w, splat(1.985140049e-02f));
+    p = fma(p, w, splat(-5.695941325e-02f));
+    p = fma(p, w, splat(1.060364202e-01f));
+    p = fma(p, w, splat(-1.530558451e-01f));
+    p = fma(p, w, splat(1.967593625e-01f));
+    p = fma(p, w, splat(-2.495413302e-01f));
+    p = fma(p, w, splat(3.332996235e-01f));
+    p = fma(p, w, splat(-4.999990242e-01f));
+    p = fma(p, w, splat(9.999999953e-01f));
     return p * w;
 }
 
 static INLINE vf softplus(vf x, const Exp &exp) { return max(zero(), x) + log1p_unit(exp(-absolute(x))); }
+// softplus and its slope, the sigmoid, from one exp.
+static INLINE vf softplus(vf x, const Exp &exp, vf &slope) {
+    vf e = exp(-absolute(x)), r = reciprocal(splat(1.0f) + e);
+    slope = x >= zero() ? r : e * r;
+    return max(zero(), x) + log1p_unit(e);
+}
 static INLINE vf sigmoid(vf x, const Exp &exp) { return reciprocal(splat(1.0f) + exp(-x)); }
 
 // ---- half precision ------------------------------------------------------------------------------------------------
@@ -230,10 +259,18 @@ static INLINE vf load_float16(const uint16_t *p) {
 #endif
 
 // ---- transposing VW rows of VW floats --------------------------------------------------------------------------------
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#endif
+#endif
+#if !defined(SHUFFLE)  // GCC before 12
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (vi){__VA_ARGS__})
+#endif
 template <int S, int... I>
 static INLINE void exchange(vf &a, vf &b, std::integer_sequence<int, I...>) {
-    vf x = __builtin_shufflevector(a, b, ((I & S) ? VW + I - S : I)...);
-    b = __builtin_shufflevector(a, b, ((I & S) ? VW + I : I + S)...);
+    vf x = SHUFFLE(a, b, ((I & S) ? VW + I - S : I)...);
+    b = SHUFFLE(a, b, ((I & S) ? VW + I : I + S)...);
     a = x;
 }
 template <int S>
