@@ -7,6 +7,7 @@ With routes over (H, W) each frame is scanned by itself (VSS); with routes over 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -75,7 +76,7 @@ class ScanMixer(nn.Module):
         table = route_table(self.routes, grids, device=xs[0].device)
         y = self.ssm(torch.cat([x.flatten(1, 3) for x in xs], dim=1), table)  # (B or B*T, M, D)
         y = self.out_proj(self.out_norm(y) * F.silu(torch.cat([z.flatten(1, 3) for z in zs], dim=1)))
-        parts = y.split([x.shape[1:4].numel() for x in xs], dim=1)
+        parts = y.split([math.prod(x.shape[1:4]) for x in xs], dim=1)  # not .numel(): it fixes symbolic sizes
         return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from crossmamba.ops.backends import ScanGradients, ScanInputs, StepInputs, registered_backend
+from crossmamba.ops.onnx import exporting_to_onnx, scan_for_onnx
 
 TENSORS = 11
 """The first fields of `ScanInputs` are tensors; after them come softplus and reverse."""
@@ -30,6 +31,8 @@ NO_SECOND_ORDER = (
 
 def run_scan(inputs: ScanInputs, backend: str) -> tuple[Tensor, Tensor]:
     """Output (B, M, D) and last state (B, K, D, N) of a scan in canonical form, by the back end of that name."""
+    if exporting_to_onnx():
+        return scan_for_onnx(inputs)
     # An exported program is for inference; if it is trained after all, backward computes what was not saved.
     save = torch.is_grad_enabled() and not torch.compiler.is_exporting()
     save = save and any(isinstance(value, Tensor) and value.requires_grad for value in inputs)
@@ -178,6 +181,13 @@ def _refuse_second_order(ctx: Any, *gradients: Any) -> Any:
     raise RuntimeError(NO_SECOND_ORDER)
 
 
+def _refuse_forward_mode(ctx: Any, *tangents: Any) -> Any:
+    raise RuntimeError(
+        "the selective scan has no forward-mode derivative (torch.func.jvp, jacfwd, hessian): use reverse mode "
+        "(torch.func.vjp, jacrev, grad), or crossmamba.ops.selective_scan_ref, in plain torch operations"
+    )
+
+
 scan.register_autograd(_scan_gradients, setup_context=_remember)
 scan_backward.register_autograd(_refuse_second_order)
 
@@ -203,6 +213,7 @@ class _Scan(torch.autograd.Function):
 
     setup_context = staticmethod(_remember)
     backward = staticmethod(_scan_gradients)
+    jvp = staticmethod(_refuse_forward_mode)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Outputs, tuple[Any, ...]]:
@@ -240,6 +251,8 @@ class _ScanBackward(torch.autograd.Function):
         """Nothing is kept: there is no second order."""
 
     backward = staticmethod(_refuse_second_order)
+    jvp = staticmethod(_refuse_forward_mode)
+    jvp = staticmethod(_refuse_forward_mode)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:

@@ -181,14 +181,10 @@ class PortableBackend:
         saved = inputs.A.new_empty(self.saved_elements(inputs) if save else 0)
         w = layout.operands()
         y, h = scan_forward(w, _kept(saved, w) if save else None)
-        total = layout.merge(y)  # (B, M, D)
-        if inputs.D is not None:
-            total = total.addcmul(inputs.D.sum(dim=0), layout.tokens(inputs.u))
-        if inputs.z is not None:
-            if save:
-                saved[saved.numel() - total.numel() :].view(total.shape).copy_(total)
-            total = total * F.silu(layout.tokens(inputs.z))
-        out = torch.empty_like(inputs.u).copy_(layout.masked(total))
+        total, plain = layout.finish(y)
+        if save and inputs.z is not None:
+            saved[saved.numel() - plain.numel() :].view(plain.shape).copy_(plain)
+        out = torch.empty_like(inputs.u).copy_(total)
         return out, layout.from_state(h), saved
 
     def backward(self, inputs: ScanInputs, saved: Tensor, d_out: Tensor, d_state: Tensor) -> ScanGradients:

@@ -34,7 +34,7 @@ class Layout:
         self.inputs, self.dtype = inputs, inputs.A.dtype
         self.batch, self.length, self.channels = inputs.u.shape
         self.routes, _, self.states = inputs.A.shape
-        self.groups = max([m.shape[2] for m in (inputs.B, inputs.C) if m.dim() == 5], default=1)
+        self.groups = max([1, *(m.shape[2] for m in (inputs.B, inputs.C) if m.dim() == 5)])
         self.outside: Tensor | None = None  # bool (B, M): steps past a sample's length
         if inputs.lengths is not None:
             self.outside = torch.arange(self.length, device=inputs.u.device) >= inputs.lengths[:, None]
@@ -81,6 +81,15 @@ class Layout:
         """(M, P, B, D / G) -> (B, M, D): each route's values back at their tokens, summed over the routes."""
         value = self._unwalk(self._join(value))
         return (value.sum(dim=1) if self.routes > 1 else value[:, 0]).transpose(0, 1)
+
+    def finish(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The loop's y (M, P, B, D / G) -> the output (B, M, D), and what it is before the gate."""
+        _, _, _, _, _, D, z, *_ = self.inputs
+        plain = self.merge(y)
+        if D is not None:
+            plain = plain.addcmul(D.sum(dim=0), self.tokens(self.inputs.u))
+        gated = plain if z is None else plain * F.silu(self.tokens(z))
+        return self.masked(gated), plain
 
     def delta_gradient(self, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
         """The gradient of Δ (M or 1, P, B, D / G) -> those of `delta` and of `delta_bias`."""

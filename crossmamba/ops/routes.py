@@ -18,6 +18,8 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
+from crossmamba.ops.onnx import exporting_to_onnx
+
 AXES = {1: "L", 2: "HW", 3: "THW"}
 Grid = tuple[int, ...]
 
@@ -130,10 +132,12 @@ def route_table(
         check_route_name(name, dimensions)
     device = torch.device(device)
     sizes = [size for grid in grids for size in grid]
+    if exporting_to_onnx():  # there the table must be made of ONNX's own operators
+        order = torch.stack([walk_order(name, grids, prefix, suffix) for name in names])
+        return RouteTable._trusted(tuple(names), order.to(device, torch.int32))
     if torch.compiler.is_compiling():
-        return RouteTable._trusted(
-            tuple(names), route_order(" ".join(names), dimensions, sizes, prefix, suffix, device)
-        )
+        order = route_order(" ".join(names), dimensions, sizes, prefix, suffix, device)
+        return RouteTable._trusted(tuple(names), order)
     if min(prefix, suffix, *sizes) < 0:
         raise ValueError(f"sizes are not negative, got grids {grids}, prefix {prefix}, suffix {suffix}")
     grids = tuple(tuple(int(n) for n in grid) for grid in grids)

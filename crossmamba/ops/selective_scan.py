@@ -186,9 +186,12 @@ def _with_same_groups(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _expect(name: str, value: Tensor | None, *shapes: tuple[int, ...]) -> None:
-    if value is not None and tuple(value.shape) not in shapes:
-        allowed = " or ".join(str(shape) for shape in dict.fromkeys(shapes))
-        raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {allowed}")
+    if value is None:
+        return
+    shape = tuple(value.shape)
+    # Lengths first: comparing (B, N, L) with (D, N) would compare B with D and tie an exported program to B != D.
+    if not any(len(shape) == len(allowed) and shape == allowed for allowed in shapes):
+        raise ValueError(f"{name} has shape {shape}, expected {' or '.join(map(str, dict.fromkeys(shapes)))}")
 
 
 def _check_tensors(named: dict[str, Tensor | None], dimensions: dict[str, int]) -> None:
