@@ -70,13 +70,14 @@ def selective_scan_fn(
     dtype = state_dtype(u, delta, A, B, C, D, z, delta_bias, initial_state)
     if lengths is not None:
         lengths = lengths.long().clamp(0, u.shape[2])
+    delta, B, C = _short(delta, -1), _short(B, -1), _short(C, -1)
     B, C = _with_same_groups(_canonical_projection(B, dtype), _canonical_projection(C, dtype))
     inputs = ScanInputs(
         _wide(u, dtype).transpose(1, 2),
-        _short(_wide(delta, dtype).transpose(1, 2)[:, None]),
+        _wide(delta, dtype).transpose(1, 2)[:, None],
         A.to(dtype)[None],
-        _short(B),
-        _short(C),
+        B,
+        C,
         None if D is None else D.to(dtype)[None],
         None if z is None else _wide(z, dtype).transpose(1, 2),
         None if delta_bias is None else delta_bias.to(dtype)[None],
@@ -138,10 +139,10 @@ def route_scan(
     dtype = state_dtype(*named.values())
     inputs = ScanInputs(
         _wide(u, dtype),
-        _short(_wide(delta, dtype)),
+        _wide(_short(delta, -2), dtype),
         A.to(dtype),
-        _short(_wide(B, dtype)[:, :, None]),
-        _short(_wide(C, dtype)[:, :, None]),
+        _wide(_short(B, -2), dtype)[:, :, None],
+        _wide(_short(C, -2), dtype)[:, :, None],
         None if D is None else D.to(dtype),
         None,
         None if delta_bias is None else delta_bias.to(dtype),
@@ -159,14 +160,14 @@ def _wide(value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.to(dtype) if dtype == torch.float64 else value
 
 
-def _short(value: Tensor) -> Tensor:
-    """A canonical delta, B or C (..., M, W) that was expanded along the sequence, as the length 1 that it has.
+def _short(value: Tensor, steps: int) -> Tensor:
+    """delta, B or C that was expanded along its dimension `steps`, with the length 1 that it really has.
 
-    A leaf is left alone: each of its steps has a gradient of its own.
+    A leaf is left alone: it has a gradient of its own for every step. So is a constant (D, N).
     """
-    if value.dim() < 4 or value.stride(-2) != 0 or value.shape[-2] <= 1 or (value.requires_grad and value.is_leaf):
+    if value.dim() < 3 or value.stride(steps) != 0 or value.shape[steps] <= 1:
         return value
-    return value.narrow(-2, 0, 1)
+    return value if value.requires_grad and value.is_leaf else value.narrow(steps, 0, 1)
 
 
 def _canonical_projection(value: Tensor, dtype: torch.dtype) -> Tensor:

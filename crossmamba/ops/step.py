@@ -104,10 +104,12 @@ def _check(
             raise ValueError(f"{name} has {groups} groups, which do not divide the {channels} channels")
         if value.shape not in ((batch, states), (batch, groups, states)):
             raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {(batch, states)} or (B, G, N)")
-    for value in (x, dt, A, B, C, D, z, dt_bias):
+    for name, value in {**given, "B": B, "C": C}.items():
         if value is None:
             continue
         if value.device != state.device:
-            raise ValueError(f"the state is on {state.device} and another argument on {value.device}")
+            raise ValueError(f"{name} is on {value.device} and the state on {state.device}: move them to one device")
         if not value.is_floating_point() or (value.dtype == torch.float64 and state.dtype != torch.float64):
-            raise ValueError(f"an argument is {value.dtype} and the state {state.dtype}: give a float64 state or cast")
+            raise ValueError(
+                f"{name} is {value.dtype} and the state {state.dtype}: convert it, or the state to float64"
+            )

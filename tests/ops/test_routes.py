@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from crossmamba.ops import route_table
+from crossmamba.ops import RouteTable, route_table
 
 CLIP = ("THW+", "THW-", "TWH+", "TWH-", "HWT+", "HWT-", "WHT+", "WHT-", "HTW+", "HTW-", "WTH+", "WTH-")
 
@@ -65,3 +65,35 @@ def test_tables_need_routes_grids_of_one_kind_and_sizes():
     ]:
         with pytest.raises(ValueError):
             route_table(names, grids, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ([[0, 1, 2], [0, 2, 2]], "route second is not a permutation of the tokens 0 to 2"),
+        ([[0, 1, 3], [0, 2, 1]], "route first is not a permutation"),
+        ([[0, -1, 1], [0, 2, 1]], "route first is not a permutation"),
+        ([[0, 1, 2]], "2 names for 1 routes"),
+        ([0, 1, 2], r"order is integers \(K, M\)"),
+        ([[0.0, 1.0], [1.0, 0.0]], "got torch.float32"),
+    ],
+)
+def test_an_order_that_a_kernel_would_read_outside_the_tokens_with_is_refused(order, message):
+    with pytest.raises(ValueError, match=message):
+        RouteTable(["first", "second"], torch.tensor(order))
+
+
+def test_a_table_of_ones_own_is_kept_as_int32():
+    table = RouteTable(["mine"], torch.tensor([[2, 0, 1]]))
+    assert table.order.dtype == torch.int32
+    assert (table.routes, table.tokens) == (1, 3)
+    assert table.index.tolist() == [[2, 0, 1]]
+    assert table.inverse.tolist() == [[1, 2, 0]]
+
+
+def test_tables_are_cached_and_made_anew_for_a_compiler():
+    first, second = (route_table(["HW+"], [(2, 3)]) for _ in range(2))
+    assert first is second
+    made = torch.ops.crossmamba.route_order("HW+", 2, [2, 3], 0, 0, torch.device("cpu"))
+    assert torch.equal(made, first.order)
+    assert made.data_ptr() != first.order.data_ptr(), "a compiler may write to what an operator returns"

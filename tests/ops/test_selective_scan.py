@@ -7,10 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossmamba.ops import list_backends, portable, register_backend, route_scan, route_table, selective_scan_fn
-from crossmamba.ops.backends import _BACKENDS
+from crossmamba.ops import list_backends, portable, route_scan, route_table, selective_scan_fn
 
-FAST = [name for name in list_backends() if name != "reference"]
+FAST = [
+    name for name, problem in list_backends("cpu", torch.float64).items() if problem is None and name != "reference"
+]
+"""Back ends that run in float64 on the CPU; those that do not are compared in test_backends.py."""
 
 
 def scan_inputs(batch=2, channels=6, length=11, states=4, groups=None, constant=False, dtype=torch.float64, seed=0):
@@ -256,18 +258,84 @@ def test_complex_parameters_are_refused():
         selective_scan_fn(**inputs)
 
 
-def test_a_back_end_slots_in_behind_the_interface(monkeypatch):
-    class Doubling(type(_BACKENDS["portable"])):
-        name, priority = "doubling", 99
+def constant_inputs():
+    """u (2, 6, 9) with delta, B and C of length 1."""
+    inputs = scan_inputs(length=9, groups=3)
+    for name in ("delta", "B", "C"):
+        inputs[name] = inputs[name].detach()[..., :1].clone().requires_grad_()
+    return inputs
 
-        def forward(self, inputs, save):
-            out, state, saved = super().forward(inputs, save)
-            return 2 * out, state, saved
 
-    monkeypatch.setattr("crossmamba.ops.backends._BACKENDS", dict(_BACKENDS))
-    inputs = {name: value.detach() for name, value in scan_inputs().items()}
-    plain = selective_scan_fn(**inputs)
-    register_backend(Doubling())
-    assert torch.equal(selective_scan_fn(**inputs), 2 * plain), "auto takes the highest priority"
-    monkeypatch.setenv("CROSSMAMBA_BACKEND", "portable")
-    assert torch.equal(selective_scan_fn(**inputs), plain)
+@pytest.mark.parametrize("backend", ["reference", *FAST])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_what_is_constant_along_the_sequence_may_have_length_1_or_be_expanded(backend, reverse):
+    inputs = constant_inputs()
+    short = results(inputs, None, backend, reverse=reverse)
+    names, leaves = list(inputs), list(inputs.values())
+
+    def with_long(long):
+        given = {name: long(value) if name in ("delta", "B", "C") else value for name, value in inputs.items()}
+        out, state = selective_scan_fn(
+            **given, delta_softplus=True, return_last_state=True, reverse=reverse, backend=backend
+        )
+        loss = (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum() + (state**2).sum()
+        return [out, state, *torch.autograd.grad(loss, leaves)]
+
+    assert names[0] == "u"
+    assert_same(with_long(lambda value: value.expand(*value.shape[:-1], 9)), short, 1e-14)
+    assert_same(with_long(lambda value: value.repeat(*[1] * (value.dim() - 1), 9)), short, 1e-12)
+
+
+def test_an_expanded_tensor_is_scanned_as_constant(monkeypatch):
+    seen = []
+    monkeypatch.setattr("crossmamba.ops.selective_scan.run_scan", lambda inputs, name: seen.append(inputs) or 1 / 0)
+    inputs = {name: value.detach() for name, value in constant_inputs().items()}
+    long = {name: inputs[name].expand(*inputs[name].shape[:-1], 9) for name in ("delta", "B", "C")}
+    with pytest.raises(ZeroDivisionError):
+        selective_scan_fn(**{**inputs, **long})
+    assert seen[0].delta.shape == (2, 1, 1, 6)
+    assert seen[0].B.shape == seen[0].C.shape == (2, 1, 3, 1, 4)
+
+
+def test_an_expanded_leaf_keeps_a_gradient_for_every_step():
+    inputs = {name: value.detach() for name, value in constant_inputs().items()}
+    inputs["delta"] = inputs["delta"].expand(2, 6, 9).requires_grad_()
+    assert inputs["delta"].is_leaf
+    found = torch.autograd.grad(selective_scan_fn(**inputs).sum(), inputs["delta"])
+    copied = inputs["delta"].detach().clone().requires_grad_()
+    expected = torch.autograd.grad(selective_scan_fn(**{**inputs, "delta": copied}).sum(), copied)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_routes_over_constant_conditions(backend):
+    table = route_table(["HW+", "WH-"], [(3, 4)])
+    u, A = torch.randn(2, 12, 5, dtype=torch.float64), -torch.rand(2, 5, 3, dtype=torch.float64)
+    shapes = [(2, 2, 1, 5), (2, 2, 1, 3), (2, 2, 1, 3)]
+    delta, B, C = (torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in shapes)
+
+    def outcome(long):
+        out = route_scan(u, long(delta), A, long(B), long(C), table, delta_softplus=True, backend=backend)
+        return [out, *torch.autograd.grad(out.sin().sum(), [delta, B, C])]
+
+    short = outcome(lambda value: value)
+    assert_same(outcome(lambda value: value.expand(-1, -1, 12, -1)), short, 1e-14)
+    assert_same(outcome(lambda value: value.repeat(1, 1, 12, 1)), short, 1e-12)
+
+
+def test_route_scan_names_what_does_not_fit():
+    table = route_table(["HW+", "WH-"], [(3, 4)])
+    good = [torch.zeros(shape) for shape in [(2, 12, 5), (2, 2, 12, 5), (2, 5, 3), (2, 2, 12, 3), (2, 2, 12, 3)]]
+    for position, shape, message in [
+        (0, (2, 11, 5), r"u has shape \(2, 11, 5\), expected \(2, 12, 5\)"),
+        (1, (2, 2, 11, 5), r"delta has shape .* or \(2, 2, 1, 5\)"),
+        (2, (3, 5, 3), "A has shape"),
+        (3, (2, 2, 12, 4), "B has shape"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            route_scan(*good[:position], torch.zeros(shape), *good[position + 1 :], table)
+    with pytest.raises(ValueError, match=r"delta is torch\.int64"):
+        route_scan(good[0], good[1].long(), *good[2:], table)
+    if torch.cuda.is_available():
+        with pytest.raises(ValueError, match="route table is on cpu"):
+            route_scan(*(value.cuda() for value in good), table)
