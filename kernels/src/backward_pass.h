@@ -6,6 +6,9 @@
 
 namespace CM_NAMESPACE {
 
+// Vectors of channels that go through the core together: they share the traffic of the sums for B and C.
+constexpr int JOINT = VW == 16 ? 4 : 1;
+
 class BackwardPass {
   public:
     BackwardPass(const cm_scan &scan, const Packed &packed, const Partials &partials)
@@ -49,7 +52,7 @@ class BackwardPass {
         adjoint = cutter.floats(g.vectors * N * VW);
         once = cutter.floats(g.vectors * VW);  // d_delta of a delta with one step, before softplus
         record = cutter.floats(TILE_VECTORS * CHUNK * RECORD);
-        trace = cutter.floats(CHUNK * 4 * 4 * VW);
+        trace = cutter.floats(CHUNK * 16 * VW);  // 8 pairs of exp and h, or 4 times what single_backward keeps
         dBC = cutter.floats(CHUNK * N * 2 * VW);
         totals = cutter.floats(CHUNK * N * 2 + VW);
         B_tile = cutter.floats(CHUNK * N);
@@ -272,13 +275,13 @@ class BackwardPass {
     template <ExpMode MODE, bool NEED_Y, bool PB, bool PC>
     void vectors(const Tile &tile, int64_t at, const float *kept, bool first) {
         int j = 0;
-        for (; j + 2 <= tile.vectors; j += 2) blocks<2, MODE, NEED_Y, PB, PC>(tile, at, kept, j, first && j == 0);
-        if (j < tile.vectors) blocks<1, MODE, NEED_Y, PB, PC>(tile, at, kept, j, first && j == 0);
+        for (; j + JOINT <= tile.vectors; j += JOINT) blocks<JOINT, MODE, NEED_Y, PB, PC>(tile, at, kept, j, first && j == 0);
+        for (; j < tile.vectors; j++) blocks<1, MODE, NEED_Y, PB, PC>(tile, at, kept, j, first && j == 0);
     }
 
     template <int JV, ExpMode MODE, bool NEED_Y, bool PB, bool PC>
     void blocks(const Tile &tile, int64_t at, const float *kept, int j, bool first_vectors) {
-        constexpr int NB = 4 / JV;
+        constexpr int NB = JV == 1 ? 4 : 8 / JV;
         int64_t mine = (part * s.routes * g.vectors + at + j) * N * VW, here = (at + j) * N * VW;
         BackwardOperands o = {record + j * CHUNK * RECORD, B, C, p.A + here, PB ? p.B + here : nullptr, PC ? p.C + here : nullptr,
                               kept + j * N * VW, adjoint + (tile.vector + j) * N * VW, sums.A + mine, PB ? sums.B + mine : nullptr,

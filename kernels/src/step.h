@@ -5,6 +5,45 @@
 
 namespace CM_NAMESPACE {
 
+// VW channels of one group whose N states are whole vectors: h, A: [channel][state], B, C: [state].
+static INLINE void whole_rows(float *h, const float *A, const float *B, const float *C, const float *delta, const float *x, int64_t N,
+                              vf *sums, const Exp &exp) {
+    const vf unit = splat((float)(LOG2E * EXP_UNITS));
+    UNROLL
+    for (int i = 0; i < VW; i++) {
+        const vf d = splat(delta[i]), dx = splat(delta[i] * x[i]);
+        vf total = zero();
+        for (int64_t n = 0; n < N; n += VW) {
+            vf H = fma(exp.clamped(d, load(A + i * N + n) * unit), load(h + i * N + n), dx * load(B + n));
+            store(h + i * N + n, H);
+            total = fma(load(C + n), H, total);
+        }
+        sums[i] = total;
+    }
+}
+
+// One channel with any number of states and any layout of B and C: C . h.
+static inline float any_row(const cm_step &s, int64_t b, int64_t channel, float delta, float dx, const Exp &exp) {
+    const int64_t N = s.states, group = channel / (s.channels / s.groups);
+    const int64_t B0 = b * s.B.b + group * s.B.g, C0 = b * s.C.b + group * s.C.g;
+    float *h = s.state + (b * s.channels + channel) * N, y = 0;
+    for (int64_t n = 0; n < N; n += VW) {
+        const int count = (int)least(VW, N - n);
+        float a[VW] = {0}, before[VW] = {0}, B[VW] = {0}, C[VW] = {0}, after[VW];
+        for (int i = 0; i < count; i++) {
+            a[i] = s.A[channel * N + n + i];
+            before[i] = h[n + i];
+            B[i] = read_element(s.B, B0 + (n + i) * s.B.c);
+            C[i] = read_element(s.C, C0 + (n + i) * s.C.c);
+        }
+        vf H = fma(exp.clamped(splat(delta), load(a) * splat((float)(LOG2E * EXP_UNITS))), load(before), splat(dx) * load(B));
+        store(after, H);
+        memcpy(h + n, after, (size_t)count * 4);
+        y += sum(load(C) * H);
+    }
+    return y;
+}
+
 // Channels [d, d + VW) of sample b. Vectors run over states here; the sums over states are taken VW channels at a time.
 static inline void step_channels(const cm_step &s, int64_t b, int64_t d, const Exp &exp) {
     const int64_t N = s.states;
@@ -26,38 +65,14 @@ static inline void step_channels(const cm_step &s, int64_t b, int64_t d, const E
     UNROLL
     for (int i = 0; i < VW; i++) sums[i] = zero();
     float rest[VW] = {0};
-    const int64_t per_group = s.channels / s.groups;
+    const int64_t per_group = s.channels / s.groups, group = d / per_group;
     const bool in_place = s.B.dtype == CM_FLOAT32 && s.C.dtype == CM_FLOAT32 && s.B.c == 1 && s.C.c == 1;
-    for (int i = 0; i < valid; i++) {
-        const int64_t group = (d + i) / per_group, B0 = b * s.B.b + group * s.B.g, C0 = b * s.C.b + group * s.C.g;
-        float *h = s.state + (b * s.channels + d + i) * N;
-        const float *A = s.A + (d + i) * N;
-        const vf di = splat(delta[i]), xi = splat(delta[i] * x[i]);
-        int64_t n = 0;
-        if (in_place) {
-            const float *B = (const float *)s.B.data + B0, *C = (const float *)s.C.data + C0;
-            vf total = zero();
-            for (; n + VW <= N; n += VW) {
-                vf H = fma(exp.clamped(di, load(A + n) * splat((float)(LOG2E * EXP_UNITS))), load(h + n), xi * load(B + n));
-                store(h + n, H);
-                total = fma(load(C + n), H, total);
-            }
-            sums[i] = total;
-        }
-        for (; n < N; n += VW) {  // what is left, and every other layout of B and C
-            const int count = (int)least(VW, N - n);
-            float a[VW] = {0}, before[VW] = {0}, Bn[VW] = {0}, Cn[VW] = {0}, after[VW];
-            for (int m = 0; m < count; m++) {
-                a[m] = A[n + m];
-                before[m] = h[n + m];
-                Bn[m] = read_element(s.B, B0 + (n + m) * s.B.c);
-                Cn[m] = read_element(s.C, C0 + (n + m) * s.C.c);
-            }
-            vf H = fma(exp.clamped(di, load(a) * splat((float)(LOG2E * EXP_UNITS))), load(before), xi * load(Bn));
-            store(after, H);
-            memcpy(h + n, after, (size_t)count * 4);
-            rest[i] += sum(load(Cn) * H);
-        }
+    if (in_place && valid == VW && N % VW == 0 && d + VW <= (group + 1) * per_group) {
+        const int64_t at = b * s.channels + d;
+        whole_rows(s.state + at * N, s.A + d * N, (const float *)s.B.data + b * s.B.b + group * s.B.g,
+                   (const float *)s.C.data + b * s.C.b + group * s.C.g, delta, x, N, sums, exp);
+    } else {
+        for (int i = 0; i < valid; i++) rest[i] = any_row(s, b, d + i, delta[i], delta[i] * x[i], exp);
     }
     add_pairs<1>(sums);
     add_pairs<2>(sums);

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from crossmamba.ops.backends import ScanGradients, ScanInputs, StepInputs
-from crossmamba.ops.native.library import DTYPES, INSTRUCTION_SETS, NO_ARRAY, library, pointer, why_no_library
+from crossmamba.ops.native.library import DTYPES, INSTRUCTION_SETS, NO_ARRAY, native_library, pointer, why_no_library
 
 CHUNK, PAD = 64, 16  # CROSSMAMBA_CHUNK and CROSSMAMBA_PAD of scan.h
 EVERY_STEP, ONE_STEP, PER_CHANNEL = range(3)
@@ -30,7 +30,7 @@ class NativeBackend:
         if dtype != torch.float32:
             return "its state is float32"
         reason = why_no_library()
-        if reason is None and self.isa is not None and self.isa not in library().isas:
+        if reason is None and self.isa is not None and self.isa not in native_library().isas:
             return f"this processor (or build) has no {self.isa}"
         return reason
 
@@ -63,7 +63,7 @@ class NativeBackend:
         d_u_total = _wide(d_u, routes)
         d_state = d_state.contiguous()
         keep, fields = _scan_fields(inputs, u, None, saved)
-        splits = library().splits(fields + [0] * (4 * 7 + 7))
+        splits = native_library().splits(fields + [0] * (4 * 7 + 7))
         d_B, d_C = (_projection_gradient(value, splits) for value in (B, C))
         fields += _array(d_out) + _array(d_u_total) + _array(d_delta) + (NO_ARRAY if d_z is None else _array(d_z))
         fields += [pointer(value) for value in (d_state, d_A, d_D, d_bias, d_B, d_C, d_initial)]
@@ -100,7 +100,7 @@ class NativeBackend:
         return out
 
     def _call(self, name: str, fields: list[int]) -> None:
-        found = library()
+        found = native_library()
         found.call(name, fields, INSTRUCTION_SETS[self.isa or found.isas[0]])
 
 

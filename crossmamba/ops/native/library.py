@@ -124,7 +124,7 @@ def why_no_library() -> str | None:
     return _load()[1]
 
 
-def library() -> Library:
+def native_library() -> Library:
     """The loaded kernels. Raises RuntimeError if there are none."""
     found, reason = _load()
     if found is None:
@@ -147,10 +147,10 @@ def probe(what: str, threads: int | None = None, isa: str | None = None) -> floa
             or "core" (state updates a second of the forward scan's inner loop in L1).
         threads: default torch's number. isa: default the best.
     """
-    found = library()
+    found = native_library()
     return found.probe(what, threads or torch.get_num_threads(), isa or found.isas[0])
 
 
 def poison_scratch(on: bool) -> None:
     """For tests: fill the kernels' scratch memory with NaN whenever it is taken."""
-    library().poison(on)
+    native_library().poison(on)
