@@ -13,6 +13,7 @@ import os
 import platform
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
@@ -21,6 +22,12 @@ EXAMPLE = "crossmamba doctor --json"
 
 EXTRAS = {"train": ("lightning", "jsonargparse", "tensorboard", "matplotlib")}
 MIN_FREE_GIB = 2.0
+MAX_SCAN_ERROR = 1e-5
+"""Right back ends are off by some 1e-7, relative to the norm of what they compute; wrong ones by far more than this."""
+FAST_SCAN = {
+    "cpu": "pip install ./kernels (needs a C++ compiler; docs/INSTALL.md)",
+    "cuda": "the triton that torch's own CUDA builds bring (docs/INSTALL.md)",
+}
 
 
 @dataclass(frozen=True)
@@ -93,38 +100,49 @@ def media() -> Iterator[Finding]:
 
 
 def scan_backends() -> Iterator[Finding]:
-    """Runs every back end of the selective scan that is present and compares it with the float64 reference."""
-    from crossmamba.ops import list_backends
-
-    for name, problem in list_backends().items():
-        if problem is not None:
-            yield Finding(f"scan: {name}", "note", f"not on this machine: {problem}")
-            continue
-        error = scan_error(name)
-        level = "ok" if error < 1e-4 else "bad"
-        yield Finding(f"scan: {name}", level, f"relative error {error:.1e} against the float64 reference")
-
-
-def scan_error(backend: str) -> float:
-    """Largest error of one back end's output and gradient of u, relative to the reference's largest value."""
+    """Which back end of the selective scan `backend="auto"` takes on each device; whether each computes what the
+    equations say, and why those that do not run do not. An instruction set is a back end that must be named."""
     import torch
 
-    from crossmamba.ops import selective_scan_fn, selective_scan_ref
+    from crossmamba.ops import list_backends
 
-    draw = torch.Generator().manual_seed(0)
-    shapes = {"u": (2, 4, 33), "delta": (2, 4, 33), "A": (4, 3), "B": (2, 3, 33), "C": (2, 3, 33)}
-    inputs = {name: torch.randn(shape, generator=draw, dtype=torch.float64) for name, shape in shapes.items()}
-    inputs["A"] = -inputs["A"].exp()
+    for device in ("cpu", *["cuda"] * torch.cuda.is_available()):
+        yield auto_backend(device)
+        suffix = "" if device == "cpu" else f" on {device}"
+        for name, problem in list_backends(device).items():
+            if problem is not None:
+                yield Finding(f"scan: {name}{suffix}", "note", f"does not run here: {problem}")
+                continue
+            error = scan_error(name, device)
+            level = "ok" if error <= MAX_SCAN_ERROR else "bad"
+            text = f"relative error {error:.1e} against the float64 reference"
+            yield Finding(f"scan: {name}{suffix}", level, text)
 
-    def outcome(scan, dtype: torch.dtype, **options) -> torch.Tensor:
-        values = {name: value.to(dtype) for name, value in inputs.items()}
-        values["u"].requires_grad_()
-        y = scan(**values, delta_softplus=True, **options)
-        (gradient,) = torch.autograd.grad(y.square().sum(), values["u"])
-        return torch.cat([y.detach().flatten(), gradient.flatten()]).double()
 
-    truth = outcome(selective_scan_ref, torch.float64)
-    return float((outcome(selective_scan_fn, torch.float32, backend=backend) - truth).abs().max() / truth.abs().max())
+def auto_backend(device: str) -> Finding:
+    """What "auto" takes on a device for float32, and what to do if that is a slow one."""
+    import torch
+
+    from crossmamba.ops import SlowBackendError, SlowBackendWarning, resolve_backend
+
+    asked = os.environ.get("CROSSMAMBA_BACKEND")
+    why = f", named by CROSSMAMBA_BACKEND={asked}" if asked not in (None, "auto") else ""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", SlowBackendWarning)
+        try:
+            chosen = resolve_backend("auto", torch.device(device), torch.float32)
+        except (SlowBackendError, ValueError) as problem:
+            return Finding(f"scan on {device}", "bad", str(problem))
+    slow = chosen in ("portable", "reference")
+    how = "; a fast one: " + FAST_SCAN[device] if slow and said else ""
+    return Finding(f"scan on {device}", "note" if slow else "ok", f'backend="auto" takes {chosen}{why}{how}')
+
+
+def scan_error(backend: str, device: str = "cpu") -> float:
+    """Largest relative error of a back end's outputs, states and gradients on small scans."""
+    from crossmamba.ops.selfcheck import backend_error
+
+    return backend_error(backend, device)
 
 
 def extras() -> Iterator[Finding]:

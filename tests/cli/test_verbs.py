@@ -109,11 +109,43 @@ def test_doctor_finds_a_working_machine(capsys: pytest.CaptureFixture[str]) -> N
     assert findings["media"]["level"] == "ok"
     assert findings["scan: portable"]["level"] == "ok"
     assert findings["scan: reference"]["level"] == "ok"
+    assert 'backend="auto" takes ' in findings["scan on cpu"]["text"]
     assert findings["python"]["level"] == "ok"
 
 
+def test_doctor_says_which_scan_auto_takes_and_why_others_do_not_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from crossmamba.ops import backends
+
+    class Absent(type(backends.registered_backend("portable"))):  # type: ignore[misc]
+        name, priority = "absent", 50
+
+        def why_not(self, device: object, dtype: object) -> str:
+            return "this processor has no such instruction"
+
+    def scan_findings() -> dict[str, dict[str, str]]:
+        main(["doctor", "--json"])
+        found = json.loads(capsys.readouterr().out)["findings"]
+        return {finding["name"]: finding for finding in found if finding["name"].startswith("scan")}
+
+    chosen = {name: backends.registered_backend(name) for name in ("portable", "reference")}
+    monkeypatch.setattr(backends, "_BACKENDS", {**chosen, "absent": Absent()})
+    monkeypatch.delenv("CROSSMAMBA_REQUIRE_FAST", raising=False)
+    found = scan_findings()
+    assert found["scan on cpu"]["level"] == "note"
+    assert found["scan: absent"]["text"] == "does not run here: this processor has no such instruction"
+    monkeypatch.setenv("CROSSMAMBA_BACKEND", "reference")
+    assert "takes reference, named by CROSSMAMBA_BACKEND=reference" in scan_findings()["scan on cpu"]["text"]
+    monkeypatch.setenv("CROSSMAMBA_BACKEND", "auto")
+    monkeypatch.setenv("CROSSMAMBA_REQUIRE_FAST", "1")
+    found = scan_findings()
+    assert found["scan on cpu"]["level"] == "bad"
+    assert "no such instruction" in found["scan on cpu"]["text"]
+
+
 def test_doctor_notices_a_wrong_scan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("crossmamba.cli.doctor.scan_error", lambda name: 0.5)
+    monkeypatch.setattr("crossmamba.cli.doctor.scan_error", lambda name, device: 0.5)
     assert main(["doctor"]) == 1
     assert "bad " in capsys.readouterr().out
 
