@@ -20,7 +20,10 @@ from dataclasses import asdict, dataclass
 HELP = "say what this machine has, and check that it works"
 EXAMPLE = "crossmamba doctor --json"
 
-EXTRAS = {"train": ("lightning", "jsonargparse", "tensorboard", "matplotlib")}
+EXTRAS = {
+    "train": ("lightning", "jsonargparse", "tensorboard", "matplotlib"),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+}
 MIN_FREE_GIB = 2.0
 MAX_SCAN_ERROR = 1e-5
 """Right back ends are off by some 1e-7, relative to the norm of what they compute; wrong ones by far more than this."""
