@@ -1,0 +1,1 @@
+"""The scan for GPUs, in Triton."""

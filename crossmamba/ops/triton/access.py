@@ -1,0 +1,205 @@
+# mypy: ignore-errors
+# ruff: noqa: RUF005  (Triton's language has no starred tuples)
+"""Where a program works, and its loads and stores.
+
+Layout. A program owns a block of channels; its state is a tile (N, block) in registers, one channel in each lane and all
+states of a channel in one thread. So the sum over states in y_t = C_t · h_t needs no exchange between lanes, and a row
+of B or C is one broadcast load for the whole warp. The compiler takes layouts from the widths of loads; `place` sets
+that width, which is the only hint it needs.
+
+Where registers are short a state is cut into parts: a tuple of tiles (N / parts, block), worked on one after the other.
+`how` is a variant's `Choices`; S is the number of steps in flight; a token's offset may pass 2^31, so it is an int64.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+
+class Place(NamedTuple):
+    """A program's channels d and which of them exist, their group, and the numbers of its block and chunk."""
+
+    d: Any
+    in_d: Any
+    group: Any
+    block: Any
+    chunk: Any
+
+
+@triton.jit
+def place(sizes, chunks, group_channels, how: tl.constexpr):
+    """A program's place, and its number among those that share it. Blocks of channels do not cross groups."""
+    program = tl.program_id(0)
+    block = program % (sizes.blocks * sizes.groups)
+    rest = program // (sizes.blocks * sizes.groups)
+    group = block // sizes.blocks
+    first = group * group_channels + (block % sizes.blocks) * how.block
+    # A lane reads `width` neighbours at once, which divides the first channel of every block. With width = block / 32 a
+    # warp's lanes cover the block, and the compiler's layout for tiles is the one that the head of this file asks for.
+    width: tl.constexpr = how.width
+    d = tl.multiple_of(first + tl.arange(0, how.block), width)
+    in_d = d < (group + 1) * group_channels
+    return Place(d, in_d, group, block % sizes.blocks, rest % chunks), rest // chunks
+
+
+@triton.jit
+def wide(x):
+    """As int64. (A loop's counter is a plain number under the interpreter.)"""
+    return x + tl.full([], 0, tl.int64)
+
+
+@triton.jit
+def mask_if(smaller, larger, mask):
+    """mask if smaller < larger, else nothing. (Compared as a vector: the interpreter mistypes a boolean's splat.)"""
+    return mask & (tl.full(mask.shape, smaller, tl.int32) < larger)
+
+
+@triton.jit
+def part_states(part, how: tl.constexpr):
+    """The states of a part, and which of them exist."""
+    count: tl.constexpr = how.padded // how.parts
+    n = part * count + tl.arange(0, count)
+    return n, n < how.states
+
+
+@triton.jit
+def tile(pointer, index, part, at, channels, how: tl.constexpr):
+    """Pointers to a part of tile number `index` in a contiguous (..., N, D) tensor, and which of them are valid."""
+    n, in_n = part_states(part, how)
+    pointers = pointer + (wide(index) * how.states + n)[:, None] * channels + at.d[None, :]
+    return pointers, in_n[:, None] & at.in_d[None, :]
+
+
+@triton.jit
+def load_tiles(pointer, index, at, channels, how: tl.constexpr):
+    """Every part of tile number `index`, in float32."""
+    parts: tl.constexpr = how.parts
+    found = ()
+    for part in tl.static_range(parts):
+        pointers, mask = tile(pointer, index, part, at, channels, how)
+        found = found + (tl.load(pointers, mask=mask, other=0.0).to(tl.float32),)
+    return found
+
+
+@triton.jit
+def store_tiles(pointer, index, values, at, channels, how: tl.constexpr):
+    """Stores every part of tile number `index`."""
+    parts: tl.constexpr = how.parts
+    for part in tl.static_range(parts):
+        pointers, mask = tile(pointer, index, part, at, channels, how)
+        tl.store(pointers, values[part], mask=mask)
+
+
+@triton.jit
+def zero_tiles(how: tl.constexpr):
+    """A state of zeros."""
+    parts: tl.constexpr = how.parts
+    count: tl.constexpr = how.padded // how.parts
+    found = ()
+    for part in tl.static_range(parts):
+        found = found + (tl.zeros([count, how.block], tl.float32),)
+    return found
+
+
+@triton.jit
+def row(x, b, at):
+    """Pointers to the channels of token 0 in a (B, M, D) tensor."""
+    return x.pointer + wide(b) * x.batch + wide(at.d) * x.channel
+
+
+@triton.jit
+def route_row(x, b, k, at):
+    """Pointers to the channels of token 0 in a (B, K, M, D) tensor."""
+    return x.pointer + wide(b) * x.batch + wide(k) * x.route + wide(at.d) * x.channel
+
+
+@triton.jit
+def channel_row(pointer, index, at, channels):
+    """Row number `index` of a contiguous (..., D) tensor, or 0 if there is none."""
+    if pointer is None:
+        return 0.0
+    else:
+        return tl.load(pointer + wide(index) * channels + at.d, mask=at.in_d, other=0.0)
+
+
+@triton.jit
+def state_rows_of(x, b, k, at, how: tl.constexpr):
+    """Pointers to the states of token 0 in a (B, K, G, M, N) tensor, a column for each part."""
+    parts: tl.constexpr = how.parts
+    start = x.pointer + wide(b) * x.batch + wide(k) * x.route + wide(at.group) * x.group
+    found = ()
+    for part in tl.static_range(parts):
+        n, _ = part_states(part, how)
+        found = found + (start + wide(n)[:, None] * x.state,)
+    return found
+
+
+@triton.jit
+def load_states(x, pointers, token, part, how: tl.constexpr):
+    """A token's states of one part, (N / parts, 1)."""
+    _, in_n = part_states(part, how)
+    return tl.load(pointers[part] + token * x.token, mask=in_n[:, None], other=0.0).to(tl.float32)
+
+
+@triton.jit
+def load_constants(x, b, k, at, channels, how: tl.constexpr, KIND: tl.constexpr):
+    """B or C where it does not vary along the sequence: something that broadcasts to a tile, for each part."""
+    if KIND == "channel":
+        return load_tiles(x.pointer, k, at, channels, how)
+    else:
+        pointers = state_rows_of(x, b, k, at, how)
+        parts: tl.constexpr = how.parts
+        found = ()
+        for part in tl.static_range(parts):
+            found = found + (load_states(x, pointers, 0, part, how),)
+        return found
+
+
+@triton.jit
+def tokens_of(first, length, order, k, sizes, how: tl.constexpr, S: tl.constexpr):
+    """The tokens of S steps of route k, as int64."""
+    found = ()
+    for i in tl.static_range(S):
+        if order is not None:
+            found = found + (wide(tl.load(order + wide(k) * sizes.tokens + first + i)),)
+        elif how.reverse:
+            found = found + (wide(length - 1 - first - i),)
+        else:
+            found = found + (wide(first + i),)
+    return found
+
+
+@triton.jit
+def load_rows(pointers, stride, token, mask, S: tl.constexpr):
+    """The rows of S tokens, in float32."""
+    found = ()
+    for i in tl.static_range(S):
+        found = found + (tl.load(pointers + token[i] * stride, mask=mask, other=0.0).to(tl.float32),)
+    return found
+
+
+@triton.jit
+def store_rows(pointers, stride, token, values, mask, S: tl.constexpr):
+    """Stores the rows of S tokens."""
+    for i in tl.static_range(S):
+        tl.store(pointers + token[i] * stride, values[i].to(pointers.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def clear_rows(pointers, stride, start, stop, mask):
+    """Zeros in the rows [start, stop): tokens past a sample's end."""
+    for token in range(start, stop):
+        zeros = tl.zeros(mask.shape, pointers.dtype.element_ty)
+        tl.store(pointers + wide(token) * stride, zeros, mask=mask)
+
+
+@triton.jit
+def length_of(lengths, b, sizes):
+    """A sample's own number of steps."""
+    if lengths is None:
+        return sizes.tokens
+    else:
+        return tl.load(lengths + b).to(tl.int32)

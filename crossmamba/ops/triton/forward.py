@@ -1,0 +1,44 @@
+"""The forward launches: one phase, or three."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from crossmamba.ops.backends import ScanInputs
+from crossmamba.ops.triton import plan
+from crossmamba.ops.triton.arguments import rows, tiles
+from crossmamba.ops.triton.launch import Scan
+from crossmamba.ops.triton.plan import Config
+
+
+def saved_elements(inputs: ScanInputs) -> int:
+    """The state before every CHECKPOINT steps: shapes alone, no branches (they may be symbolic)."""
+    batch, tokens, channels = inputs.u.shape
+    routes, _, states = inputs.A.shape
+    return batch * routes * ((tokens + plan.CHECKPOINT - 1) // plan.CHECKPOINT) * states * channels
+
+
+def scan_forward(inputs: ScanInputs, save: bool, config: Config) -> tuple[Tensor, Tensor, Tensor]:
+    """Output, last state (B, K, D, N), and the states that backward needs."""
+    from crossmamba.ops.triton.kernels_forward import chunk_end_kernel, scan_forward_kernel
+
+    scan = Scan(inputs, config)
+    shape = scan.shape
+    out = torch.empty_like(inputs.u)
+    saved = inputs.A.new_empty(saved_elements(inputs) if save else 0)
+    last_state = scan.tile_space(1)
+    entering = None if inputs.initial_state is None else tiles(inputs.initial_state)
+    results = {"out": rows(out), "saved": saved if save else None}
+    results["total"] = None if shape.routes == 1 else rows(out if out.dtype == torch.float32 else out.float())
+    if config.chunk == 0:
+        results |= {"entering": entering, "last_state": last_state}
+        scan.start(scan_forward_kernel, scan.programs, first_route=0, last_route=shape.routes, **results)
+    else:
+        ends, sums = scan.tile_space(scan.chunks), inputs.A.new_empty(shape.batch, shape.routes, scan.chunks, shape.channels)
+        scan.start(chunk_end_kernel, scan.programs * shape.routes * scan.chunks, ends=ends, sums=sums)
+        scan.carry(ends, sums, entering, last_state, backwards=False)
+        results |= {"entering": ends, "last_state": None}
+        for k in range(shape.routes):  # one launch after the other: each adds to what the ones before it left
+            scan.start(scan_forward_kernel, scan.programs * scan.chunks, first_route=k, last_route=k + 1, **results)
+    return out, last_state[:, :, 0].mT.contiguous(), saved

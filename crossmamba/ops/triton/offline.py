@@ -1,0 +1,139 @@
+"""Compiles the kernels for a GPU that is not there: every variant that a call would start, and what each one uses.
+
+The launches run as they are, on tensors of torch's "meta" device, and each kernel that they start is compiled for the
+target in its place: nothing about a variant is written down twice. `cuobjdump`, which comes with Triton, reads the
+registers and the local memory (spills) out of NVIDIA's binaries; of AMD's, the assembly says it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+WARP = {"cuda": 32, "hip": 64}
+
+
+class Compiled(NamedTuple):
+    """A kernel compiled for a target.
+
+    registers: of a thread. spilled: bytes of local memory of a thread, 0 if all fits the registers. shared: bytes of a
+    program. exchanges, barriers: instructions of that kind in the binary (NVIDIA). seconds: what compiling took.
+    """
+
+    kernel: str
+    warps: int
+    registers: int
+    spilled: int
+    shared: int
+    instructions: int
+    exchanges: int
+    barriers: int
+    seconds: float
+
+
+class _Driver:
+    """What Triton asks of a GPU's driver before it compiles."""
+
+    def __init__(self, target: Any, device: int) -> None:
+        self.target, self.device = target, device
+
+    def get_current_device(self) -> int:
+        return self.device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        return self.target
+
+
+@contextmanager
+def compiling_for(backend: str, architecture: int | str) -> Iterator[list[Compiled]]:
+    """Inside, starting a kernel compiles it for ("cuda", 90), ("hip", "gfx942") and so on, and runs nothing.
+
+    Yields:
+        The variants compiled, in the order they were asked for, each once.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    if triton.knobs.runtime.interpret:
+        raise ValueError("TRITON_INTERPRET is set: kernels are interpreted, not compiled; unset it")
+    found: list[Compiled] = []
+    seen: set[int] = set()
+    run = JITFunction.run
+
+    def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        start = time.perf_counter()
+        kernel = run(self, *arguments, grid=grid, warmup=True, **options)
+        if id(kernel) not in seen:
+            seen.add(id(kernel))
+            found.append(_describe(self.__name__, kernel, time.perf_counter() - start, backend))
+        return kernel
+
+    target = GPUTarget(backend, architecture, WARP[backend])
+    previous = driver._active
+    driver.set_active(_Driver(target, hash((backend, architecture))))
+    JITFunction.run = compile_only
+    try:
+        yield found
+    finally:
+        JITFunction.run = run
+        driver._active = previous
+
+
+def _describe(name: str, kernel: Any, seconds: float, backend: str) -> Compiled:
+    warps, shared = kernel.metadata.num_warps, kernel.metadata.shared
+    if backend == "hip":
+        text = kernel.asm["amdgcn"]
+        registers, spilled = (int(_find(rf"\.{key}:\s+(\d+)", text)) for key in ("vgpr_count", "private_segment_fixed_size"))
+        return Compiled(name, warps, registers, spilled, shared, 0, 0, text.count("s_barrier"), seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "kernel.cubin")
+        with open(path, "wb") as file:
+            file.write(kernel.asm["cubin"])
+        usage, code = _tool("cuobjdump", "--dump-resource-usage", path), _tool("cuobjdump", "-sass", path)
+    operations = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*)", code, re.MULTILINE)
+    stack, local = int(_find(r"STACK:(\d+)", usage)), int(_find(r"LOCAL:(\d+)", usage))
+    return Compiled(
+        name,
+        warps,
+        int(_find(r"REG:(\d+)", usage)),
+        stack + local,
+        shared,
+        len(operations),
+        operations.count("SHFL"),
+        operations.count("BAR"),
+        seconds,
+    )
+
+
+def _find(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    if match is None:
+        raise ValueError(f"no {pattern!r} in what the compiler's tools say:\n{text[:2000]}")
+    return match.group(1)
+
+
+def _tool(name: str, *arguments: str) -> str:
+    """Runs a tool of the CUDA toolkit that Triton carries."""
+    import triton
+
+    path = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", name)
+    return subprocess.run([path, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def compile_calls(backend: str, architecture: int | str, *calls: Callable[[], Any]) -> list[Compiled]:
+    """The kernels that some calls (on tensors of the "meta" device) would start, compiled for a target."""
+    with compiling_for(backend, architecture) as found:
+        for call in calls:
+            call()
+        return found
