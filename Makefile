@@ -18,10 +18,12 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c requirements/lock.txt $(PIP_ARGS)
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c requirements/lock.txt $(PIP_ARGS)
 # Stamps: an environment is installed once, and again only when what it is made from has changed.
 RUN_STAMP := $(VENV)/.installed-run
 DEV_STAMP := $(VENV)/.installed-dev
+KERNELS_STAMP := $(VENV)/.installed-kernels
+KERNELS := $(wildcard kernels/src/* kernels/*.py kernels/crossmamba_kernels/*.py) kernels/pyproject.toml
 
 .PHONY: help demo install dev test lint format clean
 .DEFAULT_GOAL := help
@@ -29,14 +31,14 @@ DEV_STAMP := $(VENV)/.installed-dev
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/'
 
-demo: $(RUN_STAMP)  ## install, make a synthetic data set, train, score and predict (about 12 minutes on 2 CPU cores)
+demo: $(RUN_STAMP) $(KERNELS_STAMP)  ## install, make a synthetic data set, train, score and predict (about 12 minutes on 2 CPU cores)
 	@$(BIN)/crossmamba demo $(DEMO_ARGS)
 
-install: $(RUN_STAMP)  ## create .venv with everything needed to train and predict
+install: $(RUN_STAMP) $(KERNELS_STAMP)  ## create .venv with everything needed to train and predict
 
-dev: $(DEV_STAMP)  ## the same, with the tools that check the code
+dev: $(DEV_STAMP) $(KERNELS_STAMP)  ## the same, with the tools that check the code
 
-test: $(DEV_STAMP)  ## run the tests (under 6 minutes on 2 CPU cores)
+test: $(DEV_STAMP) $(KERNELS_STAMP)  ## run the tests (under 6 minutes on 2 CPU cores)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(DEV_STAMP)  ## style, format and types
@@ -49,7 +51,7 @@ format: $(DEV_STAMP)  ## let ruff repair what it can
 	@$(BIN)/ruff format .
 
 clean:  ## remove .venv and caches; results under runs/ stay
-	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) kernels/crossmamba_kernels/*.so build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -59,10 +61,21 @@ $(BIN)/python:
 
 $(RUN_STAMP): pyproject.toml requirements/lock.txt | $(BIN)/python
 	@echo "Installing crossmamba into $(VENV) (about a minute and a half, 1.5 GB)"
-	@$(PIP) -e '.[train]'
+	@$(PIP) -q -e '.[train]'
 	@touch $@
 
 $(DEV_STAMP): $(RUN_STAMP)
 	@echo "Installing the development tools"
-	@$(PIP) -e '.[train,dev]'
+	@$(PIP) -q -e '.[train,dev]'
 	@touch $@
+
+# The kernels need a C++ compiler. Without one all goes on with the portable scan, and the next make tries again.
+$(KERNELS_STAMP): $(KERNELS) | $(RUN_STAMP)
+	@echo "Compiling the CPU kernels (under a minute)"
+	@log=$(VENV)/kernels.log; if $(PIP) -v ./kernels >$$log 2>&1; then \
+		{ grep -o 'crossmamba-kernels: built for a single thread.*' $$log || true; } | head -n 1 >&2; \
+		touch $@; \
+	else \
+		{ grep -A 2 'crossmamba-kernels was not built' $$log || tail -n 3 $$log; } | sed 's/^ *//' | head -n 3 >&2; \
+		echo "make: no CPU kernels: the portable scan is used, which is many times slower (all of it: $$log)" >&2; \
+	fi

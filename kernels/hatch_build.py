@@ -164,7 +164,7 @@ def run(command: list[str]) -> str:
     """The output of a command. Raises BuildError with what it said if it fails."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     if done.returncode:
-        raise BuildError(f"this command failed:\n{shlex.join(command)}\n{done.stdout[:4000]}")
+        raise BuildError(f"the compiler says\n{done.stdout[:4000]}\nto this command:\n{shlex.join(command)}")
     return done.stdout
 
 
