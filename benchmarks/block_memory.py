@@ -3,7 +3,8 @@
     python benchmarks/block_memory.py                  # the paper's widths at 224 pixels, about a minute
 
 Peak: by how much the process' memory rose during forward and backward above the block and its inputs, in a process of
-its own. Copies: bytes written by operations that only move activations (clone, copy_, index_select and the like), counted by torch's profiler, inside the scan too. Prints a table.
+its own. Copies: bytes written by operations that only move activations (clone, copy_, index_select and the like),
+counted by torch's profiler, inside the scan too. Prints a table.
 """
 
 from __future__ import annotations
