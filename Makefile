@@ -76,6 +76,6 @@ $(KERNELS_STAMP): $(KERNELS) | $(RUN_STAMP)
 		{ grep -o 'crossmamba-kernels: built for a single thread.*' $$log || true; } | head -n 1 >&2; \
 		touch $@; \
 	else \
-		{ grep -A 2 'crossmamba-kernels was not built' $$log || tail -n 3 $$log; } | sed 's/^ *//' | head -n 3 >&2; \
+		{ grep -A 2 'crossmamba-kernels was not built' $$log || tail -n 3 $$log; } | sed -e 's/^ *//' -e '/^error: sub/d' -e '/^$$/d' | head -n 3 >&2; \
 		echo "make: no CPU kernels: the portable scan is used, which is many times slower (all of it: $$log)" >&2; \
 	fi
