@@ -59,9 +59,7 @@ def scan(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output, last state, and what `scan_backward` needs (empty unless `save`); see `ScanBackend.forward`."""
-    inputs = ScanInputs(
-        u, delta, A, B, C, D, z, delta_bias, initial_state, lengths, order, softplus, reverse
-    )  # fmt: skip
+    inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias, initial_state, lengths, order, softplus, reverse)
     run = registered_backend(backend).forward
     return _without_autocast(u.device.type, lambda: run(inputs, save))
 
@@ -97,9 +95,7 @@ def scan_backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The fields of `ScanGradients`, empty tensors for absent inputs. Without `has_saved` the scan is run again."""
-    inputs = ScanInputs(
-        u, delta, A, B, C, D, z, delta_bias, initial_state, lengths, order, softplus, reverse
-    )  # fmt: skip
+    inputs = ScanInputs(u, delta, A, B, C, D, z, delta_bias, initial_state, lengths, order, softplus, reverse)
     chosen = registered_backend(backend)
 
     def run() -> ScanGradients:
@@ -251,7 +247,6 @@ class _ScanBackward(torch.autograd.Function):
         """Nothing is kept: there is no second order."""
 
     backward = staticmethod(_refuse_second_order)
-    jvp = staticmethod(_refuse_forward_mode)
     jvp = staticmethod(_refuse_forward_mode)
 
     @staticmethod

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crossmamba.ops.backends import PORTABLE_PRIORITY, ScanGradients, ScanInputs, StepInputs
-from crossmamba.ops.portable_layout import Layout, Operands
+from crossmamba.ops.portable_layout import Layout, Operands, laid_out_like
 
 # Elements (steps x state size) of one chunk: three such float32 blocks stay within a core's cache share.
 CHUNK_ELEMENTS = 1 << 17
@@ -81,8 +81,8 @@ def scan_backward(w: Operands, kept: Tensor, dy: Tensor, dh: Tensor) -> Operands
     buffer = w.h0.new_empty(0 if every else min(size, length) + 1, *w.h0.shape)
     drive = w.x * w.delta
     invariant = _decay(w.delta, w.A) if _constant(w.delta) else None
-    d_drive, d_delta = torch.empty_like(drive), torch.zeros_like(w.delta)
-    dA, dB, dC = torch.zeros_like(w.A), torch.zeros_like(w.B), torch.zeros_like(w.C)
+    d_drive, dA = torch.empty_like(drive), torch.zeros_like(w.A)
+    d_delta, dB, dC = (_sum_or_steps(value) for value in (w.delta, w.B, w.C))
     carried = dh  # gradient of the state after the chunk
     for chunk in reversed(range(-(-length // size))):
         steps = slice(chunk * size, min((chunk + 1) * size, length))
@@ -109,17 +109,21 @@ def scan_backward(w: Operands, kept: Tensor, dy: Tensor, dh: Tensor) -> Operands
             q = q.sum(dim=0, keepdim=True)
             d_delta += (q * w.A[:, None]).sum(dim=3)
             dA += q.mul_(w.delta[:, :, :, None])[0].sum(dim=1)
-    dx = d_drive * w.delta
     if invariant is None:
         d_delta.addcmul_(d_drive, w.x)
     else:
         d_delta += (d_drive * w.x).sum(dim=0, keepdim=True)
-    return Operands(dx, d_delta, dA, dB, dC, carried)
+    return Operands(d_drive.mul_(w.delta), d_delta, dA, dB, dC, carried)
 
 
 def _constant(value: Tensor) -> bool:
     """Whether an operand (L or 1, P, S, .) is constant along the sequence."""
     return value.shape[0] == 1
+
+
+def _sum_or_steps(value: Tensor) -> Tensor:
+    """Memory for an operand's gradient: zeros to add to where it is a sum over steps, else for one value a step."""
+    return torch.zeros_like(value) if value.dim() == 3 or _constant(value) else torch.empty_like(value)
 
 
 def _expand(projection: Tensor, steps: slice) -> Tensor:
@@ -181,11 +185,10 @@ class PortableBackend:
         saved = inputs.A.new_empty(self.saved_elements(inputs) if save else 0)
         w = layout.operands()
         y, h = scan_forward(w, _kept(saved, w) if save else None)
-        total, plain = layout.finish(y)
+        out, plain = layout.finish(y)
         if save and inputs.z is not None:
-            saved[saved.numel() - plain.numel() :].view(plain.shape).copy_(plain)
-        out = torch.empty_like(inputs.u).copy_(total)
-        return out, layout.from_state(h), saved
+            _kept_plain(saved, inputs.u).copy_(plain)
+        return laid_out_like(out, inputs.u), layout.from_state(h), saved
 
     def backward(self, inputs: ScanInputs, saved: Tensor, d_out: Tensor, d_state: Tensor) -> ScanGradients:
         layout = Layout(inputs)
@@ -194,19 +197,19 @@ class PortableBackend:
         d_z = None
         if inputs.z is not None:
             z = layout.tokens(inputs.z)
-            total = saved[saved.numel() - z.numel() :].view(z.shape)
-            d_z = torch.empty_like(inputs.z).copy_(layout.masked(torch.ops.aten.silu_backward(d_total * total, z)))
+            d_gate = torch.ops.aten.silu_backward(d_total * _kept_plain(saved, inputs.u), z)
+            d_z = laid_out_like(layout.masked(d_gate), inputs.z)
             d_total = d_total * F.silu(z)
         found = scan_backward(w, _kept(saved, w), layout.spread(d_total), layout.to_state(d_state))
         d_u = layout.merge(found.x)
         d_D = None
         if inputs.D is not None:
-            d_u = d_u.addcmul(inputs.D.sum(dim=0), d_total)
+            d_u = torch.empty_like(inputs.u, dtype=layout.dtype).copy_(d_u).addcmul_(inputs.D.sum(dim=0), d_total)
             # Every route visits every token once, so the skip's gradient is the same for all.
             d_D = (d_total * layout.tokens(inputs.u)).sum(dim=(0, 1)).repeat(layout.routes, 1)
         d_delta, d_bias = layout.delta_gradient(found.delta)
         return ScanGradients(
-            torch.empty_like(inputs.u).copy_(d_u),
+            laid_out_like(d_u, inputs.u),
             d_delta,
             layout.join_constant(found.A),
             layout.projection_gradient(inputs.B, found.B),
@@ -238,6 +241,11 @@ def _kept(saved: Tensor, w: Operands) -> Tensor:
     """The kept states in front of `saved`, (kept_states, P, S, N, C)."""
     rows = kept_states(w.x.shape[0], w.h0.numel())
     return saved[: rows * w.h0.numel()].view(rows, *w.h0.shape)
+
+
+def _kept_plain(saved: Tensor, u: Tensor) -> Tensor:
+    """What the gate multiplies (B, M, D), at the end of `saved`, lying in memory as the output does."""
+    return saved[saved.numel() - u.numel() :].as_strided(u.shape, torch.empty_like(u).stride())
 
 
 def _to_channels(projection: Tensor, state: Tensor) -> Tensor:

@@ -83,13 +83,15 @@ class Layout:
         return (value.sum(dim=1) if self.routes > 1 else value[:, 0]).transpose(0, 1)
 
     def finish(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The loop's y (M, P, B, D / G) -> the output (B, M, D), and what it is before the gate."""
-        _, _, _, _, _, D, z, *_ = self.inputs
-        plain = self.merge(y)
+        """The loop's y (M, P, B, D / G) -> the output (B, M, D), and what it is before the gate, in the state's dtype.
+
+        Both lie in memory as u does, and are brought there first, so that u and z are met in their own order.
+        """
+        u, _, _, _, _, D, z, *_ = self.inputs
+        plain = torch.empty_like(u, dtype=self.dtype).copy_(self.merge(y))
         if D is not None:
-            plain = plain.addcmul(D.sum(dim=0), self.tokens(self.inputs.u))
-        gated = plain if z is None else plain * F.silu(self.tokens(z))
-        return self.masked(gated), plain
+            plain = plain.addcmul_(D.sum(dim=0), self.tokens(u))
+        return self.masked(plain if z is None else plain * F.silu(self.tokens(z))), plain
 
     def delta_gradient(self, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
         """The gradient of Δ (M or 1, P, B, D / G) -> those of `delta` and of `delta_bias`."""
@@ -99,7 +101,7 @@ class Layout:
             gradient = torch.ops.aten.softplus_backward(gradient, self._biased(self._raw_delta()), 1, 20)
         d_bias = None if bias is None else gradient.sum(dim=(0, 2))
         gradient = self._like_length(gradient, delta.shape[2])
-        return torch.empty_like(delta).copy_(gradient.permute(2, 1, 0, 3)), d_bias
+        return laid_out_like(gradient.permute(2, 1, 0, 3), delta), d_bias
 
     def projection_gradient(self, projection: Tensor, gradient: Tensor) -> Tensor:
         """The gradient of B or C from the loop's layout to the canonical one."""
@@ -192,3 +194,12 @@ class Layout:
             return value
         value = value.unflatten(1, (self.routes, self.groups))  # (., K, G, B, D / G)
         return value.permute(0, 1, 3, 2, 4).flatten(3, 4)
+
+
+def laid_out_like(value: Tensor, given: Tensor) -> Tensor:
+    """A fresh value in the dtype and memory layout that `torch.empty_like(given)` has; not copied if it is so."""
+    target = torch.empty_like(given)
+    strides = zip(value.stride(), target.stride(), value.shape, strict=True)
+    if value.dtype == target.dtype and all(a == b or size == 1 for a, b, size in strides):
+        return value.as_strided(target.shape, target.stride())
+    return target.copy_(value)

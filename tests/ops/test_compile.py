@@ -8,7 +8,7 @@ from crossmamba import Mamba, selective_scan_fn, selective_state_update
 from crossmamba.blocks import FusionScan, MixFFN, ScanLayer, ScanMixer
 from crossmamba.blocks.scan_mixer import FRAME_ROUTES, TEMPORAL_ROUTES
 from crossmamba.models.avs_mamba import FUSION_TEMPORAL_ROUTES
-from crossmamba.ops import list_backends
+from crossmamba.ops import RouteTable, list_backends, route_scan, route_table
 
 pytestmark = pytest.mark.filterwarnings("ignore::crossmamba.ops.SlowBackendWarning")
 BACKENDS = [name for name in ("portable", "native") if list_backends().get(name, "") is None]
@@ -75,6 +75,17 @@ def test_the_state_update_changes_its_state_in_a_compiled_program():
     assert torch.equal(found, expected)
     assert torch.equal(mine, compilers)
     assert not torch.equal(mine, inputs[0])
+
+
+def test_a_route_table_from_outside():
+    def run(u, delta, A, B, C, table):
+        return route_scan(u * 2.0, delta, A, B, C, table, delta_softplus=True)
+
+    shapes = [(2, 12, 5), (2, 2, 12, 5), (2, 5, 3), (2, 2, 12, 3), (2, 2, 12, 3)]
+    inputs = [torch.randn(shape) for shape in shapes]
+    compiled = torch.compile(run, fullgraph=True, dynamic=True, backend="aot_eager")
+    for order in (route_table(["HW+", "WH-"], [(3, 4)]), RouteTable(["a", "b"], torch.stack([torch.randperm(12)] * 2))):
+        assert torch.equal(compiled(*inputs, order), run(*inputs, order))
 
 
 class AVSBlocks(nn.Module):
