@@ -66,10 +66,12 @@ class BackwardPass {
 
     void clear_projections(int64_t split, int64_t b) {
         int64_t slab = s.routes * s.groups * N, at = split * s.batch + b;
-        if (s.B_kind != CM_PER_CHANNEL)
-            memset(s.d_B + at * slab * rows_of(s.B_kind), 0, (size_t)(slab * rows_of(s.B_kind)) * 4);
-        if (s.C_kind != CM_PER_CHANNEL)
-            memset(s.d_C + at * slab * rows_of(s.C_kind), 0, (size_t)(slab * rows_of(s.C_kind)) * 4);
+        auto clear = [&](float *all, int64_t kind) {
+            int64_t floats = slab * rows_of(kind);
+            if (kind != CM_PER_CHANNEL && floats) memset(all + at * floats, 0, (size_t)floats * 4);
+        };
+        clear(s.d_B, s.B_kind);
+        clear(s.d_C, s.C_kind);
     }
 
     // Steps past the sample's length have no gradient.

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from crossmamba.ops.backends import ScanGradients, ScanInputs, StepInputs
-from crossmamba.ops.native.library import DTYPES, INSTRUCTION_SETS, NO_ARRAY, native_library, pointer, why_no_library
+from crossmamba.ops.native.library import (
+    DTYPES,
+    INSTRUCTION_SETS,
+    NO_ARRAY,
+    native_library,
+    pointer,
+    threads,
+    why_no_library,
+)
 
 CHUNK, PAD = 64, 16  # CROSSMAMBA_CHUNK and CROSSMAMBA_PAD of scan.h
 EVERY_STEP, ONE_STEP, PER_CHANNEL = range(3)
@@ -47,7 +55,7 @@ class NativeBackend:
         out = torch.empty_like(u)
         total = _wide(out, routes)
         keep, fields = _scan_fields(inputs, total, last_state, saved if save else None)
-        self._call("forward", fields + [0] * (4 * 7 + 7))
+        self._call("forward", fields + [0] * (4 * 7 + 7), threads())
         del keep
         return _narrow(total, out), last_state, saved
 
@@ -63,12 +71,13 @@ class NativeBackend:
         d_u_total = _wide(d_u, routes)
         d_state = d_state.contiguous()
         keep, fields = _scan_fields(inputs, u, None, saved)
-        splits = native_library().splits(fields + [0] * (4 * 7 + 7))
+        count = threads()  # once: another thread may change torch's number before the call
+        splits = native_library().splits(fields + [0] * (4 * 7 + 7), count)
         d_B, d_C = (_projection_gradient(value, splits) for value in (B, C))
         fields += _array(d_out) + _array(d_u_total) + _array(d_delta) + (NO_ARRAY if d_z is None else _array(d_z))
         fields += [pointer(value) for value in (d_state, d_A, d_D, d_bias, d_B, d_C, d_initial)]
         if u.shape[2] and batch:
-            self._call("backward", fields)
+            self._call("backward", fields, count)
         else:  # nothing to walk: the parameters' gradients are zero
             for value in (d_A, d_D, d_bias, d_B, d_C, d_delta):
                 if value is not None:
@@ -96,12 +105,12 @@ class NativeBackend:
         fields += _group_array(B) + _group_array(C) + _row_array(out)
         A, D, bias = A.contiguous(), _contiguous(D), _contiguous(bias)
         fields += [A.data_ptr(), pointer(D), pointer(bias)]
-        self._call("step", fields)
+        self._call("step", fields, threads())
         return out
 
-    def _call(self, name: str, fields: list[int]) -> None:
+    def _call(self, name: str, fields: list[int], count: int) -> None:
         found = native_library()
-        found.call(name, fields, INSTRUCTION_SETS[self.isa or found.isas[0]])
+        found.call(name, fields, INSTRUCTION_SETS[self.isa or found.isas[0]], count)
 
 
 def _scan_fields(

@@ -51,10 +51,14 @@ class Library:
         self.path = path
         self._dll = dll = ctypes.CDLL(str(path))
         number, pointer = ctypes.c_int64, ctypes.c_void_p
+        dll.crossmamba_abi.restype = number
+        if dll.crossmamba_abi() != ABI:
+            raise OSError(
+                f"{path} has version {dll.crossmamba_abi()} of the kernels' interface, this crossmamba needs {ABI}: "
+                "run pip install ./kernels again"
+            )
         for name, result, arguments in (
-            ("abi", number, []),
             ("isas", number, []),
-            ("saved_elements", number, [pointer]),
             ("splits", number, [pointer, number]),
             ("forward", ctypes.c_int, [pointer, number, number]),
             ("backward", ctypes.c_int, [pointer, number, number]),
@@ -64,24 +68,19 @@ class Library:
         ):
             function = getattr(dll, f"crossmamba_{name}")
             function.restype, function.argtypes = result, arguments
-        if dll.crossmamba_abi() != ABI:
-            raise OSError(
-                f"{path} has version {dll.crossmamba_abi()} of the kernels' interface, this crossmamba needs {ABI}: "
-                "run pip install ./kernels again"
-            )
         found = dll.crossmamba_isas()
         self.isas = [name for name, bit in reversed(INSTRUCTION_SETS.items()) if found >> bit & 1]
 
-    def call(self, name: str, fields: list[int], isa: int) -> None:
-        """Runs forward, backward or step on a struct given as its 8-byte fields in order."""
+    def call(self, name: str, fields: list[int], isa: int, count: int) -> None:
+        """Runs forward, backward or step, with that many threads, on a struct given as its 8-byte fields in order."""
         struct = (ctypes.c_int64 * len(fields))(*fields)
-        status = getattr(self._dll, f"crossmamba_{name}")(struct, threads(), isa)
+        status = getattr(self._dll, f"crossmamba_{name}")(struct, count, isa)
         if status:
             raise RuntimeError(f"native scan: {STATUS.get(status, status)}")
 
-    def splits(self, fields: list[int]) -> int:
-        """First axis of the gradients of B and C."""
-        return self._dll.crossmamba_splits((ctypes.c_int64 * len(fields))(*fields), threads())
+    def splits(self, fields: list[int], count: int) -> int:
+        """First axis of the gradients of B and C in a backward call with that many threads."""
+        return self._dll.crossmamba_splits((ctypes.c_int64 * len(fields))(*fields), count)
 
     def probe(self, what: str, count: int, isa: str) -> float:
         number, repeats = PROBES[what]
@@ -92,13 +91,18 @@ class Library:
 
 
 def _share_openmp() -> None:
-    """Makes the OpenMP runtime that torch has loaded visible to the kernels."""
+    """Makes the OpenMP runtime that torch has loaded visible to the kernels. Other packages may have brought theirs."""
     try:
         maps = Path("/proc/self/maps").read_text()
     except OSError:  # not Linux: the library brings what it needs
         return
-    loaded = re.findall(r"(/\S*/lib(?:g?omp|iomp5)\b\S*\.so\S*)", maps)
-    ctypes.CDLL(loaded[0] if loaded else "libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
+    paths = {Path(fields[5]) for line in maps.splitlines() if len(fields := line.split(maxsplit=5)) == 6}
+    loaded = sorted(path for path in paths if re.match(r"lib(g?omp|iomp5)\b.*\.so", path.name))
+    packages = Path(torch.__file__).parents[1]
+    homes = {packages / "torch" / "lib", packages / "torch.libs"}
+    of_torch = [path for path in loaded if path.parent in homes]
+    chosen = (of_torch or loaded or [Path("libgomp.so.1")])[0]
+    ctypes.CDLL(str(chosen), mode=ctypes.RTLD_GLOBAL)
 
 
 @cache
