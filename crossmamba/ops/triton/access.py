@@ -2,12 +2,11 @@
 # ruff: noqa: RUF005  (Triton's language has no starred tuples)
 """Where a program works, and its loads and stores.
 
-Layout. A program owns a block of channels; its state is a tile (N, block) in registers, one channel in each lane and all
-states of a channel in one thread. So the sum over states in y_t = C_t · h_t needs no exchange between lanes, and a row
-of B or C is one broadcast load for the whole warp. The compiler takes layouts from the widths of loads; `place` sets
-that width, which is the only hint it needs.
+Layout. A program owns a block of channels; its state is a tile (N, block) in registers, one channel in each lane and
+all states of a channel in one thread. So the sum over states in y_t = C_t · h_t needs no exchange between lanes, and a
+row of B or C is one broadcast load for the whole warp. The compiler takes layouts from the widths of loads; `place`
+sets that width, which is the only hint it needs. Where registers are short a tile holds some states only: those in n.
 
-Where registers are short a state is cut into parts: a tuple of tiles (N / parts, block), worked on one after the other.
 `how` is a variant's `Choices`; S is the number of steps in flight; a token's offset may pass 2^31, so it is an int64.
 """
 
@@ -17,6 +16,15 @@ from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
+
+
+class Sample(NamedTuple):
+    """Which sequence a program walks: sample b by route k, of its own length; order is that of all routes, or None."""
+
+    b: Any
+    k: Any
+    length: Any
+    order: Any
 
 
 class Place(NamedTuple):
@@ -58,50 +66,24 @@ def mask_if(smaller, larger, mask):
 
 
 @triton.jit
-def part_states(part, how: tl.constexpr):
-    """The states of a part, and which of them exist."""
-    count: tl.constexpr = how.padded // how.parts
-    n = part * count + tl.arange(0, count)
-    return n, n < how.states
-
-
-@triton.jit
-def tile(pointer, index, part, at, channels, how: tl.constexpr):
-    """Pointers to a part of tile number `index` in a contiguous (..., N, D) tensor, and which of them are valid."""
-    n, in_n = part_states(part, how)
+def tile(pointer, index, n, at, channels, how: tl.constexpr):
+    """Pointers to states n of tile number `index` in a contiguous (..., N, D) tensor, and which of them are valid."""
     pointers = pointer + (wide(index) * how.states + n)[:, None] * channels + at.d[None, :]
-    return pointers, in_n[:, None] & at.in_d[None, :]
+    return pointers, (n < how.states)[:, None] & at.in_d[None, :]
 
 
 @triton.jit
-def load_tiles(pointer, index, at, channels, how: tl.constexpr):
-    """Every part of tile number `index`, in float32."""
-    parts: tl.constexpr = how.parts
-    found = ()
-    for part in tl.static_range(parts):
-        pointers, mask = tile(pointer, index, part, at, channels, how)
-        found = found + (tl.load(pointers, mask=mask, other=0.0).to(tl.float32),)
-    return found
+def load_tile(pointer, index, n, at, channels, how: tl.constexpr):
+    """States n of tile number `index`, in float32."""
+    pointers, mask = tile(pointer, index, n, at, channels, how)
+    return tl.load(pointers, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def store_tiles(pointer, index, values, at, channels, how: tl.constexpr):
-    """Stores every part of tile number `index`."""
-    parts: tl.constexpr = how.parts
-    for part in tl.static_range(parts):
-        pointers, mask = tile(pointer, index, part, at, channels, how)
-        tl.store(pointers, values[part], mask=mask)
-
-
-@triton.jit
-def zero_tiles(how: tl.constexpr):
-    """A state of zeros."""
-    parts: tl.constexpr = how.parts
-    count: tl.constexpr = how.padded // how.parts
-    found = ()
-    for part in tl.static_range(parts):
-        found = found + (tl.zeros([count, how.block], tl.float32),)
-    return found
+def store_tile(pointer, index, value, n, at, channels, how: tl.constexpr):
+    """Stores states n of tile number `index`."""
+    pointers, mask = tile(pointer, index, n, at, channels, how)
+    tl.store(pointers, value, mask=mask)
 
 
 @triton.jit
@@ -126,47 +108,38 @@ def channel_row(pointer, index, at, channels):
 
 
 @triton.jit
-def state_rows_of(x, b, k, at, how: tl.constexpr):
-    """Pointers to the states of token 0 in a (B, K, G, M, N) tensor, a column for each part."""
-    parts: tl.constexpr = how.parts
+def state_column(x, b, k, n, at):
+    """Pointers to states n of token 0 in a (B, K, G, M, N) tensor, a column."""
     start = x.pointer + wide(b) * x.batch + wide(k) * x.route + wide(at.group) * x.group
-    found = ()
-    for part in tl.static_range(parts):
-        n, _ = part_states(part, how)
-        found = found + (start + wide(n)[:, None] * x.state,)
-    return found
+    return start + wide(n)[:, None] * x.state
 
 
 @triton.jit
-def load_states(x, pointers, token, part, how: tl.constexpr):
-    """A token's states of one part, (N / parts, 1)."""
-    _, in_n = part_states(part, how)
-    return tl.load(pointers[part] + token * x.token, mask=in_n[:, None], other=0.0).to(tl.float32)
+def load_states(x, column, token, n, how: tl.constexpr):
+    """A token's states n, (n, 1)."""
+    return tl.load(column + token * x.token, mask=(n < how.states)[:, None], other=0.0).to(tl.float32)
 
 
 @triton.jit
-def load_constants(x, b, k, at, channels, how: tl.constexpr, KIND: tl.constexpr):
-    """B or C where it does not vary along the sequence: something that broadcasts to a tile, for each part."""
-    if KIND == "channel":
-        return load_tiles(x.pointer, k, at, channels, how)
+def load_constant(x, b, k, n, at, channels, how: tl.constexpr, KIND: tl.constexpr):
+    """B or C where it does not vary along the sequence: something that broadcasts to a tile; else None."""
+    if KIND == "token":
+        return None
+    elif KIND == "channel":
+        return load_tile(x.pointer, k, n, at, channels, how)
     else:
-        pointers = state_rows_of(x, b, k, at, how)
-        parts: tl.constexpr = how.parts
-        found = ()
-        for part in tl.static_range(parts):
-            found = found + (load_states(x, pointers, 0, part, how),)
-        return found
+        return load_states(x, state_column(x, b, k, n, at), 0, n, how)
 
 
 @triton.jit
-def tokens_of(first, length, order, k, sizes, how: tl.constexpr, S: tl.constexpr):
-    """The tokens of S steps of route k, as int64."""
+def tokens_of(first, sample, sizes, how: tl.constexpr, S: tl.constexpr):
+    """The tokens of S steps, as int64."""
     found = ()
     for i in tl.static_range(S):
-        if order is not None:
-            found = found + (wide(tl.load(order + wide(k) * sizes.tokens + first + i)),)
+        if sample.order is not None:
+            found = found + (wide(tl.load(sample.order + wide(sample.k) * sizes.tokens + first + i)),)
         elif how.reverse:
-            found = found + (wide(length - 1 - first - i),)
+            found = found + (wide(sample.length - 1 - first - i),)
         else:
             found = found + (wide(first + i),)
     return found

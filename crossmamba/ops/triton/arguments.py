@@ -1,6 +1,6 @@
 """What the kernels get: each activation as a pointer with its strides, so that none is copied to be read.
 
-    B batch   M tokens   D channels   N states   K routes   G groups
+B batch   M tokens   D channels   N states   K routes   G groups
 """
 
 from __future__ import annotations
@@ -105,3 +105,32 @@ def kind(value: Tensor) -> str:
 def tiles(value: Tensor) -> Tensor:
     """(..., D, N) -> (..., N, D), contiguous: the kernels keep a channel in each lane, so its states lie D apart."""
     return value.mT.contiguous()
+
+
+class Pairs(NamedTuple):
+    """A tensor (B, D) of one step."""
+
+    pointer: Any
+    batch: int
+    channel: int
+
+
+class GroupPairs(NamedTuple):
+    """B or C of one step, (B, G, N)."""
+
+    pointer: Any
+    batch: int
+    group: int
+    state: int
+
+
+def pairs(value: Tensor | None) -> Pairs | None:
+    """A (B, D) tensor for the step kernel."""
+    return None if value is None else Pairs(value, *value.stride())
+
+
+def group_pairs(value: Tensor) -> GroupPairs:
+    """B or C of a step, (B, N) or (B, G, N), for the step kernel."""
+    value = value if value.dim() == 3 else value[:, None]
+    batch, group, state = value.stride()
+    return GroupPairs(value, batch, 0 if value.shape[1] == 1 else group, state)

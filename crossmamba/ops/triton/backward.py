@@ -9,12 +9,14 @@ from torch import Tensor
 
 from crossmamba.ops.backends import ScanGradients, ScanInputs
 from crossmamba.ops.triton import plan
-from crossmamba.ops.triton.arguments import kind, route_rows, rows, tiles
-from crossmamba.ops.triton.launch import Scan
+from crossmamba.ops.triton.arguments import kind, route_rows, rows
+from crossmamba.ops.triton.launch import Scan, sum_space
 from crossmamba.ops.triton.plan import Config
 
 WORKSPACE_BYTES = 256 << 20
 """Room for partial sums and scratch states; a launch takes as many samples as fit (one at least)."""
+OWN_SLOTS = 5
+"""Slots of a program's scratch before those for states (`kernels_backward.STATE_SLOTS`)."""
 SUM_ELEMENTS = 1024
 """Elements that a program of `sum_parts_kernel` adds up."""
 
@@ -26,23 +28,27 @@ def scan_backward(
     scan = Scan(inputs, config)
     results = _Results(inputs, scan)
     arguments = results.arguments | {"d_out": rows(d_out), "saved": saved}
-    entering = tiles(d_state)[:, :, None]
+    adjoint, d_initial = scan.tile_space(1), None
+    adjoint[:, :, 0] = d_state.mT
     if config.chunk != 0:
-        entering = _carried(scan, arguments["d_out"], entering, results.d_initial)
-        arguments["d_initial"] = None
+        d_initial = None if inputs.initial_state is None else scan.tile_space(1)
+        adjoint = _carried(scan, arguments["d_out"], adjoint, d_initial)
+    elif inputs.initial_state is not None:
+        d_initial = adjoint  # which leaves the only chunk as the gradient of the first state
     # With several chunks a launch may not hold two routes: they visit the same tokens in different chunks.
     routes = [(0, scan.shape.routes)] if config.chunk == 0 else [(k, k + 1) for k in range(scan.shape.routes)]
     for first_route, last_route in routes:
-        _run(scan, results, arguments | {"entering": entering, "first_route": first_route, "last_route": last_route}, workspace)
-    return results.gradients(inputs, scan)
+        launch = {"adjoint": adjoint, "first_route": first_route, "last_route": last_route}
+        _run(scan, results, arguments | launch, workspace)
+    return results.gradients(inputs, scan, d_initial)
 
 
 def _carried(scan: Scan, d_out: Any, d_state: Tensor, d_initial: Tensor | None) -> Tensor:
     """The adjoint that enters each chunk from its right, (B, K, chunks, N, D)."""
-    from crossmamba.ops.triton.kernels_backward import chunk_adjoint_kernel
+    from crossmamba.ops.triton.kernels_adjoint import chunk_adjoint_kernel
 
     shape = scan.shape
-    ends, sums = scan.tile_space(scan.chunks), d_state.new_empty(shape.batch, shape.routes, scan.chunks, shape.channels)
+    ends, sums = scan.tile_space(scan.chunks), scan.row_space()
     scan.start(chunk_adjoint_kernel, scan.programs * shape.routes * scan.chunks, d_out=d_out, ends=ends, sums=sums)
     scan.carry(ends, sums, d_state, d_initial, backwards=True)
     return ends
@@ -57,7 +63,7 @@ def _run(scan: Scan, results: _Results, arguments: dict[str, Any], workspace: in
     launched = arguments["last_route"] - arguments["first_route"]
     rows_of_route = shape.groups * shape.tokens
     programs = sizes.blocks * shape.groups * scan.chunks  # of a sample
-    slots = min(plan.CHECKPOINT, shape.tokens) // config.steps + config.steps
+    slots = OWN_SLOTS + min(plan.CHECKPOINT, shape.tokens) // config.steps + config.steps
     scratch_of_sample = programs * slots * scan.how.padded * config.block
     parts_of_sample = sizes.blocks * launched * rows_of_route * results.row
     batches = max(1, min(shape.batch, workspace // max(1, 4 * (scratch_of_sample + parts_of_sample))))
@@ -67,7 +73,7 @@ def _run(scan: Scan, results: _Results, arguments: dict[str, Any], workspace: in
         here = min(batches, shape.batch - first_batch)
         part = {"scratch": scratch, "slots": slots, "parts": parts if results.row else None}
         part |= {"first_batch": first_batch, "batches": here}
-        scan.start(scan_backward_kernel, here * programs, **arguments, **part)
+        scan.start(scan_backward_kernel, here * programs, **arguments, **part, warps=1)
         if results.row == 0:
             continue
         count, tile_rows = here * launched * rows_of_route, max(1, SUM_ELEMENTS // results.row)
@@ -94,16 +100,13 @@ class _Results:
         self.row = sum(varying) * scan.how.padded  # partial sums of a token
         self.d_u, self.d_delta = torch.empty_like(inputs.u), torch.empty_like(inputs.delta)
         self.d_z = None if inputs.z is None else torch.empty_like(inputs.z)
-        self.d_initial = None if inputs.initial_state is None else scan.tile_space(1)
         self.d_A = scan.tile_space(scan.chunks)
-        self.d_B = torch.empty(inputs.B.shape, dtype=inputs.B.dtype, device=inputs.B.device) if varying[0] else scan.tile_space(scan.chunks)
-        self.d_C = torch.empty(inputs.C.shape, dtype=inputs.C.dtype, device=inputs.C.device) if varying[1] else scan.tile_space(scan.chunks)
-        vectors = shape.batch, shape.routes, scan.chunks, shape.channels
-        self.d_skip, self.d_steps = inputs.A.new_empty(vectors), inputs.A.new_empty(vectors)
-        total = self.d_u if self.d_u.dtype == torch.float32 else torch.empty_like(self.d_u, dtype=torch.float32)
+        self.d_B = inputs.B.new_empty(inputs.B.shape) if varying[0] else scan.tile_space(scan.chunks)
+        self.d_C = inputs.C.new_empty(inputs.C.shape) if varying[1] else scan.tile_space(scan.chunks)
+        self.d_skip, self.d_steps = scan.row_space(), scan.row_space()
         self.arguments: dict[str, Any] = {
             "d_u": rows(self.d_u),
-            "d_u_total": None if shape.routes == 1 else rows(total),
+            "d_u_total": None if shape.routes == 1 else rows(sum_space(self.d_u)),
             "d_delta": route_rows(self.d_delta),
             "d_z": rows(self.d_z),
             "d_A": self.d_A,
@@ -111,10 +114,9 @@ class _Results:
             "d_C": None if varying[1] else self.d_C,
             "d_skip": self.d_skip,
             "d_steps": self.d_steps,
-            "d_initial": self.d_initial,
         }
 
-    def gradients(self, inputs: ScanInputs, scan: Scan) -> ScanGradients:
+    def gradients(self, inputs: ScanInputs, scan: Scan, d_initial: Tensor | None) -> ScanGradients:
         """Adds up the partial sums, always in the same order."""
         if scan.how.constant_delta:
             self.d_delta.copy_(self.d_steps.sum(dim=2, keepdim=True))
@@ -127,7 +129,7 @@ class _Results:
             None if inputs.D is None else self.d_skip.sum(dim=(0, 2)),
             self.d_z,
             None if inputs.delta_bias is None else self.d_steps.sum(dim=(0, 2)),
-            None if self.d_initial is None else self.d_initial[:, :, 0].mT.contiguous(),
+            None if d_initial is None else d_initial[:, :, 0].mT.contiguous(),
         )
 
 

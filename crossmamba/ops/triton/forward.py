@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from crossmamba.ops.backends import ScanInputs
 from crossmamba.ops.triton import plan
 from crossmamba.ops.triton.arguments import rows, tiles
-from crossmamba.ops.triton.launch import Scan
+from crossmamba.ops.triton.launch import Scan, sum_space
 from crossmamba.ops.triton.plan import Config
 
 
@@ -29,13 +31,13 @@ def scan_forward(inputs: ScanInputs, save: bool, config: Config) -> tuple[Tensor
     saved = inputs.A.new_empty(saved_elements(inputs) if save else 0)
     last_state = scan.tile_space(1)
     entering = None if inputs.initial_state is None else tiles(inputs.initial_state)
-    results = {"out": rows(out), "saved": saved if save else None}
-    results["total"] = None if shape.routes == 1 else rows(out if out.dtype == torch.float32 else out.float())
+    results: dict[str, Any] = {"out": rows(out), "saved": saved if save else None}
+    results["total"] = None if shape.routes == 1 else rows(sum_space(out))
     if config.chunk == 0:
         results |= {"entering": entering, "last_state": last_state}
         scan.start(scan_forward_kernel, scan.programs, first_route=0, last_route=shape.routes, **results)
     else:
-        ends, sums = scan.tile_space(scan.chunks), inputs.A.new_empty(shape.batch, shape.routes, scan.chunks, shape.channels)
+        ends, sums = scan.tile_space(scan.chunks), scan.row_space()
         scan.start(chunk_end_kernel, scan.programs * shape.routes * scan.chunks, ends=ends, sums=sums)
         scan.carry(ends, sums, entering, last_state, backwards=False)
         results |= {"entering": ends, "last_state": None}

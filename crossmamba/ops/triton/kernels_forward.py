@@ -10,8 +10,8 @@
 3. `scan_forward_kernel`: the outputs, each chunk from the state before it. In one phase: from the initial state.
 
 A program owns a block of channels (`access`), walks S steps at a time (their loads are in flight together) and what is
-left of a chunk one by one, and waits for no other. Routes add up token by token: the programs of one launch own disjoint
-tokens and channels, and each takes its routes in turn.
+left of a chunk one by one, and waits for no other. Routes add up token by token: the programs of one launch own
+disjoint tokens and channels, and each takes its routes in turn.
 
     B batch   M tokens   D channels   N states   K routes   S steps in flight
 """
@@ -24,23 +24,23 @@ import triton
 import triton.language as tl
 
 from crossmamba.ops.triton.access import (
+    Sample,
     channel_row,
     clear_rows,
     length_of,
-    load_constants,
+    load_constant,
     load_rows,
     load_states,
-    load_tiles,
+    load_tile,
     mask_if,
     place,
     route_row,
     row,
-    state_rows_of,
+    state_column,
     store_rows,
-    store_tiles,
+    store_tile,
     tokens_of,
     wide,
-    zero_tiles,
 )
 from crossmamba.ops.triton.numerics import decay_of, fma, sigmoid, step_size
 
@@ -49,46 +49,49 @@ COUNTS = ("sizes", "first_route", "last_route", "first_batch", "batches")
 
 
 class Route(NamedTuple):
-    """What a program needs of a route: A, the rows' pointers, and whatever does not vary along the sequence.
+    """What a walk needs of its sample and route, for states n.
 
-    step, slope, decay: Δ, its derivative and exp(Δ A) where Δ is constant. b, c: B and C where they are.
+    step, decay: Δ and exp(Δ A) where Δ is constant. B, b_column, b: what drives the walk (the adjoint's is driven by
+    C): the argument, pointers to token 0, and its value where that is constant.
     """
 
+    sample: Any
+    n: Any
     A: Any
     bias: Any
     delta: Any
+    delta_rows: Any
     step: Any
-    slope: Any
     decay: Any
-    b_rows: Any
+    B: Any
+    b_column: Any
     b: Any
 
 
 @triton.jit
-def load_route(delta, A, B, delta_bias, b, k, at, channels, how: tl.constexpr, KIND: tl.constexpr):
-    """A route's parameters for a program's channels; B or C, of a KIND, for what drives the walk."""
-    tiles = load_tiles(A, k, at, channels, how)
-    bias = channel_row(delta_bias, k, at, channels)
-    rows = route_row(delta, b, k, at)
-    step, slope, decay, constants = None, None, None, None
+def load_route(sample, delta, A, B, delta_bias, n, at, channels, how: tl.constexpr, KIND: tl.constexpr):
+    """A route's parameters for a program's channels; B is of a KIND."""
+    tile = load_tile(A, sample.k, n, at, channels, how)
+    bias = channel_row(delta_bias, sample.k, at, channels)
+    rows = route_row(delta, sample.b, sample.k, at)
+    step, decay = None, None
     if how.constant_delta:
-        step, slope = step_size(tl.load(rows, mask=at.in_d, other=0.0).to(tl.float32) + bias, how.softplus)
-        decay = decay_of(step, tiles, how.parts)
-    if KIND != "token":
-        constants = load_constants(B, b, k, at, channels, how, KIND)
-    return Route(tiles, bias, rows, step, slope, decay, state_rows_of(B, b, k, at, how), constants)
+        step, _ = step_size(tl.load(rows, mask=at.in_d, other=0.0).to(tl.float32) + bias, how.softplus)
+        decay = decay_of(step, tile)
+    column = state_column(B, sample.b, sample.k, n, at)
+    constant = load_constant(B, sample.b, sample.k, n, at, channels, how, KIND)
+    return Route(sample, n, tile, bias, delta, rows, step, decay, B, column, constant)
 
 
 @triton.jit
-def load_steps(route, delta, token, at, how: tl.constexpr, S: tl.constexpr):
-    """Δ of S steps and its derivative by the raw value."""
+def load_steps(route, token, at, how: tl.constexpr, S: tl.constexpr):
+    """Δ of S steps and its derivative by the raw value (none where Δ is constant)."""
     steps, slopes = (), ()
     if how.constant_delta:
-        for i in tl.static_range(S):
+        for _ in tl.static_range(S):
             steps = steps + (route.step,)
-            slopes = slopes + (route.slope,)
     else:
-        raw = load_rows(route.delta, delta.token, token, at.in_d, S)
+        raw = load_rows(route.delta_rows, route.delta.token, token, at.in_d, S)
         for i in tl.static_range(S):
             step, slope = step_size(raw[i] + route.bias, how.softplus)
             steps = steps + (step,)
@@ -97,27 +100,29 @@ def load_steps(route, delta, token, at, how: tl.constexpr, S: tl.constexpr):
 
 
 @triton.jit
-def advance(h, x, step, route, B, token, how: tl.constexpr):
-    """h_t = exp(Δ_t A) h_{t-1} + Δ_t x_t B_t, for every part of a state."""
-    parts: tl.constexpr = how.parts
-    decay = route.decay
-    if not how.constant_delta:
-        decay = decay_of(step, route.A, how.parts)
-    found = ()
-    for part in tl.static_range(parts):
-        b = load_states(B, route.b_rows, token, part, how) if how.B == "token" else route.b[part]
-        found = found + (fma(decay[part], h[part], (step * x)[None, :] * b),)
-    return found
+def decay_at(step, route, how: tl.constexpr):
+    """exp(Δ_t A)."""
+    if how.constant_delta:
+        return route.decay
+    else:
+        return decay_of(step, route.A)
 
 
 @triton.jit
-def end_block(h, total, route, u, u_rows, delta, B, first, length, order, k, at, sizes, how: tl.constexpr, S: tl.constexpr):
+def advance(h, x, step, route, token, how: tl.constexpr):
+    """h_t = exp(Δ_t A) h_{t-1} + Δ_t x_t B_t."""
+    b = load_states(route.B, route.b_column, token, route.n, how) if how.B == "token" else route.b
+    return fma(decay_at(step, route, how), h, (step * x)[None, :] * b)
+
+
+@triton.jit
+def end_block(h, total, route, u, u_rows, first, at, sizes, how: tl.constexpr, S: tl.constexpr):
     """The state and ΣΔ after S more steps."""
-    token = tokens_of(first, length, order, k, sizes, how, S)
+    token = tokens_of(first, route.sample, sizes, how, S)
     x = load_rows(u_rows, u.token, token, at.in_d, S)
-    steps, _ = load_steps(route, delta, token, at, how, S)
+    steps, _ = load_steps(route, token, at, how, S)
     for i in tl.static_range(S):
-        h = advance(h, x[i], steps[i], route, B, token[i], how)
+        h = advance(h, x[i], steps[i], route, token[i], how)
         total += steps[i]
     return h, total
 
@@ -127,21 +132,21 @@ def chunk_end_kernel(u, delta, A, B, delta_bias, lengths, order, ends, sums, cha
                      how: tl.constexpr):  # fmt: skip
     """Phase 1. ends (B, K, chunks, N, D): the state after each chunk if it was 0 before. sums (B, K, chunks, D): ΣΔ."""
     at, bk = place(sizes, sizes.chunks, group_channels, how)
-    b, k = bk // sizes.routes, bk % sizes.routes
-    length = length_of(lengths, b, sizes)
+    sample = Sample(bk // sizes.routes, bk % sizes.routes, length_of(lengths, bk // sizes.routes, sizes), order)
     start = at.chunk * sizes.chunk
-    stop = tl.minimum(start + sizes.chunk, length)
+    stop = tl.minimum(start + sizes.chunk, sample.length)
     whole = start + tl.maximum(stop - start, 0) // how.steps * how.steps
 
-    route = load_route(delta, A, B, delta_bias, b, k, at, channels, how, how.B)
-    rows = row(u, b, at)
-    h, total = zero_tiles(how), tl.zeros([how.block], tl.float32)
+    n = tl.arange(0, how.padded)
+    route = load_route(sample, delta, A, B, delta_bias, n, at, channels, how, how.B)
+    rows = row(u, sample.b, at)
+    h, total = tl.zeros([how.padded, how.block], tl.float32), tl.zeros([how.block], tl.float32)
     for first in range(start, whole, how.steps):
-        h, total = end_block(h, total, route, u, rows, delta, B, first, length, order, k, at, sizes, how, how.steps)
+        h, total = end_block(h, total, route, u, rows, first, at, sizes, how, how.steps)
     for first in range(whole, stop):
-        h, total = end_block(h, total, route, u, rows, delta, B, first, length, order, k, at, sizes, how, 1)
+        h, total = end_block(h, total, route, u, rows, first, at, sizes, how, 1)
     index = wide(bk) * sizes.chunks + at.chunk
-    store_tiles(ends, index, h, at, channels, how)
+    store_tile(ends, index, h, n, at, channels, how)
     tl.store(sums + index * channels + at.d, total, mask=at.in_d)
 
 
@@ -154,42 +159,40 @@ def carry_kernel(states, sums, A, first_state, last_state, channels, group_chann
     BACKWARDS goes from the last chunk to the first: the adjoint. how.steps chunks are in flight.
     """
     S: tl.constexpr = how.steps
-    parts: tl.constexpr = how.parts
     at, bk = place(sizes, 1, group_channels, how)
-    tiles = load_tiles(A, bk % sizes.routes, at, channels, how)
-    h = zero_tiles(how)
+    n = tl.arange(0, how.padded)
+    tile = load_tile(A, bk % sizes.routes, n, at, channels, how)
+    h = tl.zeros([how.padded, how.block], tl.float32)
     if first_state is not None:
-        h = load_tiles(first_state, bk, at, channels, how)
+        h = load_tile(first_state, bk, n, at, channels, how)
     for first in range(0, sizes.chunks, S):
         ends, steps = (), ()
         for i in tl.static_range(S):  # all loads before the first store; past the last chunk the last again, unused
             c = tl.minimum(first + i, sizes.chunks - 1)
             index = wide(bk) * sizes.chunks + (sizes.chunks - 1 - c if BACKWARDS else c)
-            ends = ends + (load_tiles(states, index, at, channels, how),)
+            ends = ends + (load_tile(states, index, n, at, channels, how),)
             steps = steps + (tl.load(sums + index * channels + at.d, mask=at.in_d, other=0.0),)
         for i in tl.static_range(S):
             if first + i < sizes.chunks:
                 index = wide(bk) * sizes.chunks + (sizes.chunks - 1 - first - i if BACKWARDS else first + i)
-                store_tiles(states, index, h, at, channels, how)
-                decay = decay_of(steps[i], tiles, how.parts)
-                carried = ()
-                for part in tl.static_range(parts):
-                    carried = carried + (fma(decay[part], h[part], ends[i][part]),)
-                h = carried
+                store_tile(states, index, h, n, at, channels, how)
+                h = fma(decay_of(steps[i], tile), h, ends[i])
     if last_state is not None:
-        store_tiles(last_state, bk, h, at, channels, how)
+        store_tile(last_state, bk, h, n, at, channels, how)
 
 
 class Outputs(NamedTuple):
-    """What `forward_block` reads and writes besides the walk itself: Rows, with pointers to a sample's token 0.
+    """What `forward_block` reads and writes besides the walk itself: arguments, and pointers to token 0.
 
-    total: the routes' sum so far, in float32; None where there is one route.
+    c: C where it is constant. total: the routes' sum so far, in float32; None where there is one route.
     """
 
     C: Any
-    c_rows: Any
+    c_column: Any
     c: Any
     skip: Any
+    u: Any
+    u_rows: Any
     z: Any
     z_rows: Any
     out: Any
@@ -199,23 +202,21 @@ class Outputs(NamedTuple):
 
 
 @triton.jit
-def forward_block(h, route, to, u, u_rows, delta, B, first, length, order, k, at, sizes, how: tl.constexpr, S: tl.constexpr):
+def forward_block(h, route, to, first, at, sizes, how: tl.constexpr, S: tl.constexpr):
     """The outputs of S steps, and the state after them."""
-    parts: tl.constexpr = how.parts
-    token = tokens_of(first, length, order, k, sizes, how, S)
-    x = load_rows(u_rows, u.token, token, at.in_d, S)
-    steps, _ = load_steps(route, delta, token, at, how, S)
+    k = route.sample.k
+    token = tokens_of(first, route.sample, sizes, how, S)
+    x = load_rows(to.u_rows, to.u.token, token, at.in_d, S)
+    steps, _ = load_steps(route, token, at, how, S)
     if to.z is not None:
         gates = load_rows(to.z_rows, to.z.token, token, at.in_d, S)
     if to.total is not None:
         earlier = load_rows(to.total_rows, to.total.token, token, mask_if(0, k, at.in_d), S)
     y = ()
     for i in tl.static_range(S):
-        h = advance(h, x[i], steps[i], route, B, token[i], how)
-        value = to.skip * x[i]
-        for part in tl.static_range(parts):
-            c = load_states(to.C, to.c_rows, token[i], part, how) if how.C == "token" else to.c[part]
-            value += tl.sum(h[part] * c, axis=0)
+        h = advance(h, x[i], steps[i], route, token[i], how)
+        c = load_states(to.C, to.c_column, token[i], route.n, how) if how.C == "token" else to.c
+        value = tl.sum(h * c, axis=0) + to.skip * x[i]
         if to.z is not None:
             value = value * (gates[i] * sigmoid(gates[i]))
         if to.total is not None:
@@ -227,6 +228,28 @@ def forward_block(h, route, to, u, u_rows, delta, B, first, length, order, k, at
     else:
         store_rows(to.out_rows, to.out.token, token, y, at.in_d, S)
     return h
+
+
+@triton.jit
+def walk_route(route, to, entering, last_state, saved, start, stop, at, channels, sizes, how: tl.constexpr):
+    """Walks a route from its chunk's start to its stop."""
+    sample, n = route.sample, route.n
+    bk = wide(sample.b) * sizes.routes + sample.k
+    h = tl.zeros([how.padded, how.block], tl.float32)
+    if entering is not None:
+        h = load_tile(entering, bk * sizes.chunks + at.chunk, n, at, channels, how)
+    for segment in range(start, stop, how.checkpoint):
+        if saved is not None:
+            index = bk * tl.cdiv(sizes.tokens, how.checkpoint) + segment // how.checkpoint
+            store_tile(saved, index, h, n, at, channels, how)
+        last = tl.minimum(tl.minimum(segment + how.checkpoint, stop), sample.length)
+        whole = segment + tl.maximum(last - segment, 0) // how.steps * how.steps
+        for first in range(segment, whole, how.steps):
+            h = forward_block(h, route, to, first, at, sizes, how, how.steps)
+        for first in range(whole, last):
+            h = forward_block(h, route, to, first, at, sizes, how, 1)
+    if last_state is not None:
+        store_tile(last_state, bk, h, n, at, channels, how)
 
 
 @triton.jit(do_not_specialize=COUNTS)
@@ -247,26 +270,12 @@ def scan_forward_kernel(u, delta, A, B, C, D, z, delta_bias, entering, lengths, 
     total_rows = row(total, b, at) if total is not None else None
     if lengths is not None:
         clear_rows(out_rows, out.token, tl.maximum(start, length), stop, at.in_d)
+    n = tl.arange(0, how.padded)
     for k in range(first_route, last_route):
-        bk = wide(b) * sizes.routes + k
-        route = load_route(delta, A, B, delta_bias, b, k, at, channels, how, how.B)
+        route = load_route(Sample(b, k, length, order), delta, A, B, delta_bias, n, at, channels, how, how.B)
+        column, constant = state_column(C, b, k, n, at), load_constant(C, b, k, n, at, channels, how, how.C)
         skip = channel_row(D, k, at, channels)
-        c = load_constants(C, b, k, at, channels, how, how.C) if how.C != "token" else None
-        to = Outputs(C, state_rows_of(C, b, k, at, how), c, skip, z, z_rows, out, out_rows, total, total_rows)
-        h = zero_tiles(how)
-        if entering is not None:
-            h = load_tiles(entering, bk * sizes.chunks + at.chunk, at, channels, how)
-        for segment in range(start, stop, how.checkpoint):
-            if saved is not None:
-                index = bk * tl.cdiv(sizes.tokens, how.checkpoint) + segment // how.checkpoint
-                store_tiles(saved, index, h, at, channels, how)
-            last = tl.minimum(tl.minimum(segment + how.checkpoint, stop), length)
-            whole = segment + tl.maximum(last - segment, 0) // how.steps * how.steps
-            for first in range(segment, whole, how.steps):
-                h = forward_block(h, route, to, u, u_rows, delta, B, first, length, order, k, at, sizes, how, how.steps)
-            for first in range(whole, last):
-                h = forward_block(h, route, to, u, u_rows, delta, B, first, length, order, k, at, sizes, how, 1)
-        if last_state is not None:
-            store_tiles(last_state, bk, h, at, channels, how)
+        to = Outputs(C, column, constant, skip, u, u_rows, z, z_rows, out, out_rows, total, total_rows)
+        walk_route(route, to, entering, last_state, saved, start, stop, at, channels, sizes, how)
         if total is not None:
             tl.debug_barrier()  # the next route reads what this one wrote

@@ -31,6 +31,19 @@ def processors(device: torch.device) -> int:
     return DEFAULT_PROCESSORS
 
 
+def sum_space(result: Tensor) -> Tensor:
+    """Where the sum over routes is taken: float32, and the result itself if that is."""
+    return result if result.dtype == torch.float32 else torch.empty_like(result, dtype=torch.float32)
+
+
+def start(kernel: Any, started: int, warps: int, **arguments: Any) -> None:
+    """Starts programs of a kernel, if any."""
+    if started > 0:
+        # num_stages: the loads of a block are in flight before its arithmetic as it is. enable_fp_fusion: said, because
+        # Triton's default is about to change.
+        kernel[(started,)](**arguments, num_warps=warps, num_stages=1, enable_fp_fusion=True)
+
+
 class Scan:
     """A scan as the kernels take it: pointers with strides, small parameters turned, sizes and compile-time choices.
 
@@ -80,15 +93,10 @@ class Scan:
             "how": self.how,
         }
 
-    def start(self, kernel: Any, started: int, **arguments: Any) -> None:
-        """Starts programs of a kernel, with what it asks for of the scan's arguments and of those given here."""
-        if started == 0:
-            return
+    def start(self, kernel: Any, started: int, warps: int | None = None, **arguments: Any) -> None:
+        """Starts programs of a kernel with the scan's arguments and those given here; it takes what it asks for."""
         known = {**self.arguments, **arguments}
-        chosen = {name: known[name] for name in kernel.arg_names}
-        # num_stages: the loads of a block are in flight before its arithmetic as it is. enable_fp_fusion: said, because
-        # Triton's default is about to change.
-        kernel[(started,)](**chosen, num_warps=self.config.warps, num_stages=1, enable_fp_fusion=True)
+        start(kernel, started, warps or self.config.warps, **{name: known[name] for name in kernel.arg_names})
 
     def tile_space(self, chunks: int) -> Tensor:
         """Room for a state (N, D) of each sample, route and chunk."""
@@ -96,10 +104,19 @@ class Scan:
         like: Tensor = self.arguments["A"]
         return like.new_empty(shape.batch, shape.routes, chunks, shape.states, shape.channels)
 
-    def carry(self, ends: Tensor, sums: Tensor, first_state: Tensor | None, last_state: Tensor | None, backwards: bool) -> None:
+    def row_space(self) -> Tensor:
+        """Room for a row (D,) of each sample, route and chunk."""
+        shape = self.shape
+        like: Tensor = self.arguments["A"]
+        return like.new_empty(shape.batch, shape.routes, self.chunks, shape.channels)
+
+    def carry(
+        self, ends: Tensor, sums: Tensor, first_state: Tensor | None, last_state: Tensor | None, backwards: bool
+    ) -> None:
         """Starts phase 2: turns the chunks' own ends, in place, into what enters each chunk."""
         from crossmamba.ops.triton.kernels_forward import carry_kernel
 
-        how = replace(self.how, steps=max(2, min(8, 32 // plan.states_per_lane(self.shape, self.config.block))), parts=1)
-        state = {"states": ends, "sums": sums, "first_state": first_state, "last_state": last_state}
+        in_flight = 32 // plan.states_per_lane(self.shape, self.config.block)
+        how = replace(self.how, steps=max(2, min(8, in_flight)), parts=1)
+        state: dict[str, Any] = {"states": ends, "sums": sums, "first_state": first_state, "last_state": last_state}
         self.start(carry_kernel, self.programs * self.shape.routes, **state, how=how, BACKWARDS=backwards)

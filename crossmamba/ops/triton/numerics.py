@@ -1,5 +1,4 @@
 # mypy: ignore-errors
-# ruff: noqa: RUF005  (Triton's language has no starred tuples)
 """The scan's functions of one number, exact to float32, and sums over a block's channels.
 
 Also runs under Triton's interpreter, where rounding is numpy's.
@@ -79,13 +78,9 @@ def sigmoid(x):
 
 
 @triton.jit
-def decay_of(step, A, PARTS: tl.constexpr):
-    """exp(Δ A): tiles, from a row of Δ and the tiles of A."""
-    scaled = (step * LOG2_E)[None, :]
-    found = ()
-    for part in tl.static_range(PARTS):
-        found = found + (exp2(scaled * A[part]),)
-    return found
+def decay_of(step, A):
+    """exp(Δ A): a tile, from a row of Δ and a tile of A."""
+    return exp2((step * LOG2_E)[None, :] * A)
 
 
 @triton.jit

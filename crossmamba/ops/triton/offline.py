@@ -94,7 +94,8 @@ def _describe(name: str, kernel: Any, seconds: float, backend: str) -> Compiled:
     warps, shared = kernel.metadata.num_warps, kernel.metadata.shared
     if backend == "hip":
         text = kernel.asm["amdgcn"]
-        registers, spilled = (int(_find(rf"\.{key}:\s+(\d+)", text)) for key in ("vgpr_count", "private_segment_fixed_size"))
+        registers = int(_find(r"\.vgpr_count:\s+(\d+)", text))
+        spilled = int(_find(r"\.private_segment_fixed_size:\s+(\d+)", text))
         return Compiled(name, warps, registers, spilled, shared, 0, 0, text.count("s_barrier"), seconds)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "kernel.cubin")

@@ -93,11 +93,12 @@ def config_for(shape: Shape, block: int, chunk: int, backward: bool) -> Config:
 
     Forward keeps rows for each step in flight, backward also a tile of one part.
     """
-    lane = states_per_lane(shape, block)
+    warps, padded = warps_of(shape.states), power_of_two(shape.states)
     if not backward:
-        return Config(block, 8 if lane <= 2 else 4, 1, warps_of(shape.states), chunk)
-    parts = max(1, lane // 8)
-    return Config(block, max(4, min(8, 32 * parts // lane)), parts, warps_of(shape.states), chunk)
+        return Config(block, 8 if states_per_lane(shape, block) <= 2 else 4, 1, warps, chunk)
+    if padded == 1:
+        return Config(block, 8, 1, warps, chunk)
+    return Config(block, 4, max(2, padded // 8), warps, chunk)
 
 
 def cost(shape: Shape, processors: int, config: Config) -> float:
@@ -120,8 +121,6 @@ def choose(shape: Shape, processors: int, backward: bool) -> Config:
     while shape.tokens > 2 * max(CHECKPOINT, chunks[-1]):
         chunks.append(2 * chunks[-1] or CHECKPOINT)
     candidates = [
-        config_for(shape, block, chunk, backward)
-        for block in blocks_for(shape, backward)
-        for chunk in chunks
+        config_for(shape, block, chunk, backward) for block in blocks_for(shape, backward) for chunk in chunks
     ]
     return min(candidates, key=lambda config: cost(shape, processors, config))
