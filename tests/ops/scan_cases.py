@@ -195,14 +195,18 @@ def tolerance(name: str, case: Case) -> float:
 
     Two conditions of the problem, not of a back end, allow for more. Numbers of random sign cancel: the terms of y are
     two to three times as large as y, and the loops in float32 are off by up to 2.24e-7. And with a constant Δ every
-    step has the same decay, so that its rounding error adds up over the steps remembered instead of averaging out: the
-    loops are off by up to 5.6e-7 in the state and 1.08e-6 in a gradient. A last state, which is not averaged over
-    time, is never held to less than 2.4e-7.
+    step has the same decay, so that its rounding error adds up over the steps remembered instead of averaging out: a
+    decay that is off by 2^-24 changes y by up to 6.7e-7 and the last state by up to 1.8e-6 in these cases, and the
+    loops are off by 4.0e-7, 5.6e-7, and 1.08e-6 in a gradient. A last state, which is not averaged over time, is never
+    held to less than 2.4e-7.
     """
     double = case.dtypes[0] == torch.float64
     if name in ("out", "state"):
         exact = 1e-14 if double else 1.5e-7
-        exact *= 4.0 if case.short_delta else 1.0 if case.positive and name == "out" else 1.6
+        if case.short_delta:
+            exact *= 4.0 if name == "out" else 5.0
+        elif name == "state" or not case.positive:
+            exact *= 1.6
     else:
         exact = (1e-13 if double else 1e-6) * (1.5 if case.short_delta else 1.0)
     positions = {"out": 0, "d_u": 0, "d_delta": 1, "d_B": 2, "d_C": 3, "d_z": 4}
