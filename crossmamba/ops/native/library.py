@@ -83,10 +83,12 @@ class Library:
         return self._dll.crossmamba_splits((ctypes.c_int64 * len(fields))(*fields), count)
 
     def probe(self, what: str, count: int, isa: str) -> float:
+        """A limit of the machine with that many threads; see the function `probe`."""
         number, repeats = PROBES[what]
         return self._dll.crossmamba_probe(number, count, INSTRUCTION_SETS[isa], repeats)
 
     def poison(self, on: bool) -> None:
+        """See `poison_scratch`."""
         self._dll.crossmamba_poison(int(on))
 
 
@@ -137,6 +139,7 @@ def native_library() -> Library:
 
 
 def pointer(tensor: Tensor | None) -> int:
+    """Where a tensor's data lies, 0 for None."""
     return 0 if tensor is None else tensor.data_ptr()
 
 

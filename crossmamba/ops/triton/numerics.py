@@ -73,6 +73,7 @@ def step_size(raw, SOFTPLUS: tl.constexpr):
 
 @triton.jit
 def sigmoid(x):
+    """1 / (1 + exp(-x))."""
     e = exp_of_minus(tl.abs(x))
     return tl.where(x < 0.0, e, 1.0) / (1.0 + e)
 

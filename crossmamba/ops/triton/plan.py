@@ -56,6 +56,7 @@ def power_of_two(value: int) -> int:
 
 
 def ceil_div(value: int, by: int) -> int:
+    """a / b, rounded up."""
     return -(-value // by)
 
 
