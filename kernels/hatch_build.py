@@ -37,8 +37,8 @@ X86_SETS = {  # what each instruction set adds to -march=x86-64; the slowest to 
     "baseline": "",
 }
 PROBE = """
-#if !defined(__GNUC__) || (!defined(__clang__) && __GNUC__ < 12)
-#error "the kernels need GCC 12 or newer, or clang"
+#if !defined(__GNUC__) || (!defined(__clang__) && __GNUC__ < 11)
+#error "the kernels need GCC 11 or newer, or clang"
 #endif
 void probe(float *p) {
 #pragma omp parallel for

@@ -18,11 +18,13 @@ from crossmamba.ops.reference import ReferenceBackend, canonical_scan_ref, route
 from crossmamba.ops.routes import RouteTable, check_route_name, grid_order, route_table
 from crossmamba.ops.selective_scan import route_scan, selective_scan_fn
 from crossmamba.ops.step import selective_state_update
+from crossmamba.ops.triton import TritonBackend
 
 register_backend(ReferenceBackend())
 register_backend(PortableBackend())
 for isa in (None, *INSTRUCTION_SETS):
     register_backend(NativeBackend(isa))
+register_backend(TritonBackend())
 
 __all__ = [
     "RouteTable",

@@ -112,8 +112,15 @@ class ScanBackend(Protocol):
     `priority`: under backend="auto" the highest of those that can run wins; one below 0 runs only when named.
     """
 
-    name: str
-    priority: int
+    @property
+    def name(self) -> str:
+        """What it is chosen by."""
+        ...
+
+    @property
+    def priority(self) -> int:
+        """See above."""
+        ...
 
     def why_not(self, device: torch.device, dtype: torch.dtype) -> str | None:
         """None if it can run on that device with a state of that dtype (float32 or float64), else why not."""

@@ -7,7 +7,8 @@ all states of a channel in one thread. So the sum over states in y_t = C_t · h_
 row of B or C is one broadcast load for the whole warp. The compiler takes layouts from the widths of loads; `place`
 sets that width, which is the only hint it needs. Where registers are short a tile holds some states only: those in n.
 
-`how` is a variant's `Choices`; S is the number of steps in flight; a token's offset may pass 2^31, so it is an int64.
+`how` is a variant's `Choices`; S is the number of steps in flight; a token's offset may pass 2^31, so it is an int64. A
+0 stands where there is nothing: Triton 3.6 takes no None in a tuple that a kernel makes.
 """
 
 from __future__ import annotations
@@ -88,8 +89,11 @@ def store_tile(pointer, index, value, n, at, channels, how: tl.constexpr):
 
 @triton.jit
 def row(x, b, at):
-    """Pointers to the channels of token 0 in a (B, M, D) tensor."""
-    return x.pointer + wide(b) * x.batch + wide(at.d) * x.channel
+    """Pointers to the channels of token 0 in a (B, M, D) tensor, or 0 if there is none."""
+    if x is None:
+        return 0
+    else:
+        return x.pointer + wide(b) * x.batch + wide(at.d) * x.channel
 
 
 @triton.jit
@@ -121,10 +125,11 @@ def load_states(x, column, token, n, how: tl.constexpr):
 
 
 @triton.jit
-def load_constant(x, b, k, n, at, channels, how: tl.constexpr, KIND: tl.constexpr):
-    """B or C where it does not vary along the sequence: something that broadcasts to a tile; else None."""
+def load_constant(x, b, k, n, at, channels, how: tl.constexpr, NAME: tl.constexpr):
+    """B or C (the NAME) where it does not vary along the sequence: something that broadcasts to a tile; else 0."""
+    KIND: tl.constexpr = how.B if NAME == "B" else how.C
     if KIND == "token":
-        return None
+        return 0
     elif KIND == "channel":
         return load_tile(x.pointer, k, n, at, channels, how)
     else:
@@ -165,7 +170,7 @@ def store_rows(pointers, stride, token, values, mask, S: tl.constexpr):
 def clear_rows(pointers, stride, start, stop, mask):
     """Zeros in the rows [start, stop): tokens past a sample's end."""
     for token in range(start, stop):
-        zeros = tl.zeros(mask.shape, pointers.dtype.element_ty)
+        zeros = tl.full(mask.shape, 0.0, pointers.dtype.element_ty)
         tl.store(pointers + wide(token) * stride, zeros, mask=mask)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -29,6 +30,11 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
+@cache
+def _installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
 class TritonBackend:
     """The scan in Triton. Always deterministic: no sum is taken by atomics, so there is no other mode to choose."""
 
@@ -42,12 +48,14 @@ class TritonBackend:
     def why_not(self, device: torch.device, dtype: torch.dtype) -> str | None:
         if dtype != torch.float32:
             return f"its state is float32, not {dtype}; the portable and the reference scan take float64"
-        if importlib.util.find_spec("triton") is None:
+        if device.type != "cuda" and not interpreted():
+            return "it runs on GPUs; TRITON_INTERPRET=1 runs it on a CPU, thousands of times slower, for tests"
+        if device.type != "cpu" and interpreted():
+            return "TRITON_INTERPRET=1 is set, which is for the CPU: unset it"
+        if not _installed():
             return "triton is not installed: pip install triton (it comes with torch's wheels for CUDA)"
         if interpreted():
-            return None if device.type == "cpu" else "TRITON_INTERPRET=1 is set, which is for the CPU: unset it"
-        if device.type != "cuda":
-            return "it runs on GPUs; TRITON_INTERPRET=1 runs it on a CPU, thousands of times slower, for tests"
+            return None
         if torch.version.hip is None:
             return _too_old(device)
         return None  # AMD: compiled for gfx942 in the tests, never run

@@ -80,6 +80,7 @@ def _run(scan: Scan, results: _Results, arguments: dict[str, Any], workspace: in
         scan.start(
             sum_parts_kernel,
             plan.ceil_div(count, tile_rows),
+            warps=4,
             parts=parts,
             d_B=results.d_B if scan.how.B == "token" else None,
             d_C=results.d_C if scan.how.C == "token" else None,

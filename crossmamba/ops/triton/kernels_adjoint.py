@@ -52,9 +52,9 @@ def output_gradients(above, token, at, S: tl.constexpr):
 
 
 @triton.jit
-def adjoint_block(g, total, route, to, first, at, sizes, how: tl.constexpr, S: tl.constexpr):
+def adjoint_block(g, total, sample, route, to, first, at, sizes, how: tl.constexpr, S: tl.constexpr):
     """a_t g_t at the first of S steps, from what enters after the last; and ΣΔ. The route is driven by C."""
-    token = tokens_of(first, route.sample, sizes, how, S)
+    token = tokens_of(first, sample, sizes, how, S)
     dy = output_gradients(to, token, at, S)
     steps, _ = load_steps(route, token, at, how, S)
     for i in tl.static_range(S - 1, -1, -1):
@@ -76,14 +76,14 @@ def chunk_adjoint_kernel(delta, A, C, z, delta_bias, lengths, order, d_out, ends
     whole = start + blocks * how.steps
 
     n = tl.arange(0, how.padded)
-    route = load_route(sample, delta, A, C, delta_bias, n, at, channels, how, how.C)
-    to = Gradients(d_out, row(d_out, sample.b, at), z, row(z, sample.b, at) if z is not None else None)
-    g, total = tl.zeros([how.padded, how.block], tl.float32), tl.zeros([how.block], tl.float32)
+    route = load_route(sample, delta, A, C, delta_bias, n, at, channels, how, "C")
+    to = Gradients(d_out, row(d_out, sample.b, at), z, row(z, sample.b, at))
+    g, total = tl.full([how.padded, how.block], 0.0, tl.float32), tl.full([how.block], 0.0, tl.float32)
     for behind in range(0, stop - whole):
-        g, total = adjoint_block(g, total, route, to, stop - 1 - behind, at, sizes, how, 1)
+        g, total = adjoint_block(g, total, sample, route, to, stop - 1 - behind, at, sizes, how, 1)
     for behind in range(0, blocks):
         first = whole - (behind + 1) * how.steps
-        g, total = adjoint_block(g, total, route, to, first, at, sizes, how, how.steps)
+        g, total = adjoint_block(g, total, sample, route, to, first, at, sizes, how, how.steps)
     index = wide(bk) * sizes.chunks + at.chunk
     store_tile(ends, index, g, n, at, channels, how)
     tl.store(sums + index * channels + at.d, total, mask=at.in_d)

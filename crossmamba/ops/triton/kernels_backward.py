@@ -109,18 +109,18 @@ def leave_states(to, saved, segment, last, whole, at, channels, sizes, how: tl.c
     blocks = (whole - segment) // how.steps
     bk = wide(to.sample.b) * sizes.routes + to.sample.k
     index = bk * tl.cdiv(sizes.tokens, how.checkpoint) + segment // how.checkpoint
-    total = tl.zeros([how.block], tl.float32)  # ΣΔ is of no use here, and the compiler drops it
+    total = tl.full([how.block], 0.0, tl.float32)  # ΣΔ is of no use here, and the compiler drops it
     for walked in range(0, how.padded // count):
         n = walked * count + tl.arange(0, count)
-        route = load_route(to.sample, to.delta, to.A, to.B, to.delta_bias, n, at, channels, how, how.B)
+        route = load_route(to.sample, to.delta, to.A, to.B, to.delta_bias, n, at, channels, how, "B")
         h = load_tile(saved, index, n, at, channels, how)
         for slot in range(0, blocks):
             tl.store(slot_tile(to, STATE_SLOTS + slot, n, how), h)
             first = segment + slot * how.steps
-            h, total = end_block(h, total, route, to.u, to.u_rows, first, at, sizes, how, how.steps)
+            h, total = end_block(h, total, to.sample, route, to.u, to.u_rows, first, at, sizes, how, how.steps)
         for first in range(whole, last):
             tl.store(slot_tile(to, STATE_SLOTS + blocks + first - whole, n, how), h)
-            h, total = end_block(h, total, route, to.u, to.u_rows, first, at, sizes, how, 1)
+            h, total = end_block(h, total, to.sample, route, to.u, to.u_rows, first, at, sizes, how, 1)
 
 
 @triton.jit
@@ -135,8 +135,8 @@ def turn_part(along_b, along_a, y, x, steps, dy, token, first, slot, part, to, a
     n = part * count + tl.arange(0, count)
     A = tl.load(slot_tile(to, A_SLOT, n, how))
     b, k = to.sample.b, to.sample.k
-    b_column, constant_b = state_column(to.B, b, k, n, at), load_constant(to.B, b, k, n, at, channels, how, how.B)
-    c_column, constant_c = state_column(to.C, b, k, n, at), load_constant(to.C, b, k, n, at, channels, how, how.C)
+    b_column, constant_b = state_column(to.B, b, k, n, at), load_constant(to.B, b, k, n, at, channels, how, "B")
+    c_column, constant_c = state_column(to.C, b, k, n, at), load_constant(to.C, b, k, n, at, channels, how, "C")
     h = tl.load(slot_tile(to, STATE_SLOTS + slot, n, how))
     decayed, with_y = (), ()
     for i in tl.static_range(S):
@@ -149,7 +149,7 @@ def turn_part(along_b, along_a, y, x, steps, dy, token, first, slot, part, to, a
     tl.debug_barrier()  # B and C are loaded again below: kept from above they would crowd out the rest
 
     g, sum_A = tl.load(slot_tile(to, G_SLOT, n, how)), tl.load(slot_tile(to, SUM_A_SLOT, n, how))
-    sum_b, sum_c = tl.zeros([count, how.block], tl.float32), tl.zeros([count, how.block], tl.float32)
+    sum_b, sum_c = tl.full([count, how.block], 0.0, tl.float32), tl.full([count, how.block], 0.0, tl.float32)
     with_b, with_a, waiting = (), (), ()
     for i in tl.static_range(S - 1, -1, -1):
         b_t = load_states(to.B, b_column, token[i], n, how) if how.B == "token" else constant_b
@@ -186,13 +186,13 @@ def turn_block(sums, slot, first, to, at, channels, sizes, how: tl.constexpr, S:
     token = tokens_of(first, to.sample, sizes, how, S)
     x = load_rows(to.u_rows, to.u.token, token, at.in_d, S)
     dy = output_gradients(to.above, token, at, S)
-    route = load_route(to.sample, to.delta, to.A, to.B, to.delta_bias, tl.arange(0, 1), at, channels, how, how.B)
+    route = load_route(to.sample, to.delta, to.A, to.B, to.delta_bias, tl.arange(0, 1), at, channels, how, "B")
     steps, slopes = load_steps(route, token, at, how, S)
     along_b, along_a, y = (), (), ()
     for i in tl.static_range(S):
-        along_b = along_b + (tl.zeros([how.block], tl.float32),)
-        along_a = along_a + (tl.zeros([how.block], tl.float32),)
-        y = y + (to.skip * x[i] + tl.zeros([how.block], tl.float32),)
+        along_b = along_b + (tl.full([how.block], 0.0, tl.float32),)
+        along_a = along_a + (tl.full([how.block], 0.0, tl.float32),)
+        y = y + (to.skip * x[i] + tl.full([how.block], 0.0, tl.float32),)
     for part in range(0, how.parts):
         along_b, along_a, y = turn_part(
             along_b, along_a, y, x, steps, dy, token, first, slot, part, to, at, channels, how, S
@@ -266,7 +266,7 @@ def open_scratch(to, A, adjoint, k, index, at, channels, how: tl.constexpr):
     count: tl.constexpr = min(how.padded, 16)
     for walked in range(0, how.padded // count):
         n = walked * count + tl.arange(0, count)
-        zeros = tl.zeros([count, how.block], tl.float32)
+        zeros = tl.full([count, how.block], 0.0, tl.float32)
         tl.store(slot_tile(to, A_SLOT, n, how), load_tile(A, k, n, at, channels, how))
         tl.store(slot_tile(to, G_SLOT, n, how), load_tile(adjoint, index, n, at, channels, how))
         tl.store(slot_tile(to, SUM_A_SLOT, n, how), zeros)
@@ -334,8 +334,8 @@ def scan_backward_kernel(
     stop = tl.minimum(start + sizes.chunk, sizes.tokens)
     end = tl.minimum(stop, length)
     own = scratch + wide(tl.program_id(0)) * slots * (how.padded * how.block)
-    above = Gradients(d_out, row(d_out, b, at), z, row(z, b, at) if z is not None else None)
-    total_rows = row(d_u_total, b, at) if d_u_total is not None else None
+    above = Gradients(d_out, row(d_out, b, at), z, row(z, b, at))
+    total_rows = row(d_u_total, b, at)
     d_z_rows = row(d_z, b, at) if z is not None else None
     for k in range(first_route, last_route):
         # Row 0 of this block, sample, route and group in parts.
@@ -349,7 +349,7 @@ def scan_backward_kernel(
         if lengths is not None:
             clear_past_end(to, tl.maximum(start, length), stop, at, how)
         open_scratch(to, A, adjoint, k, index, at, channels, how)
-        zeros = tl.zeros([how.block], tl.float32)
+        zeros = tl.full([how.block], 0.0, tl.float32)
         sums = (zeros, zeros)
         segments = tl.cdiv(tl.maximum(end - start, 0), how.checkpoint)
         for behind in range(0, segments):

@@ -49,13 +49,12 @@ COUNTS = ("sizes", "first_route", "last_route", "first_batch", "batches")
 
 
 class Route(NamedTuple):
-    """What a walk needs of its sample and route, for states n.
+    """What a walk needs of its route, for states n. (Not the `Sample`: Triton 3.6 returns no None from a function.)
 
     step, decay: Δ and exp(Δ A) where Δ is constant. B, b_column, b: what drives the walk (the adjoint's is driven by
     C): the argument, pointers to token 0, and its value where that is constant.
     """
 
-    sample: Any
     n: Any
     A: Any
     bias: Any
@@ -69,18 +68,18 @@ class Route(NamedTuple):
 
 
 @triton.jit
-def load_route(sample, delta, A, B, delta_bias, n, at, channels, how: tl.constexpr, KIND: tl.constexpr):
-    """A route's parameters for a program's channels; B is of a KIND."""
+def load_route(sample, delta, A, B, delta_bias, n, at, channels, how: tl.constexpr, NAME: tl.constexpr):
+    """A route's parameters for a program's channels; NAME says whether B or C drives the walk."""
     tile = load_tile(A, sample.k, n, at, channels, how)
     bias = channel_row(delta_bias, sample.k, at, channels)
     rows = route_row(delta, sample.b, sample.k, at)
-    step, decay = None, None
+    step, decay = 0.0, 0.0
     if how.constant_delta:
         step, _ = step_size(tl.load(rows, mask=at.in_d, other=0.0).to(tl.float32) + bias, how.softplus)
         decay = decay_of(step, tile)
     column = state_column(B, sample.b, sample.k, n, at)
-    constant = load_constant(B, sample.b, sample.k, n, at, channels, how, KIND)
-    return Route(sample, n, tile, bias, delta, rows, step, decay, B, column, constant)
+    constant = load_constant(B, sample.b, sample.k, n, at, channels, how, NAME)
+    return Route(n, tile, bias, delta, rows, step, decay, B, column, constant)
 
 
 @triton.jit
@@ -116,9 +115,9 @@ def advance(h, x, step, route, token, how: tl.constexpr):
 
 
 @triton.jit
-def end_block(h, total, route, u, u_rows, first, at, sizes, how: tl.constexpr, S: tl.constexpr):
+def end_block(h, total, sample, route, u, u_rows, first, at, sizes, how: tl.constexpr, S: tl.constexpr):
     """The state and ΣΔ after S more steps."""
-    token = tokens_of(first, route.sample, sizes, how, S)
+    token = tokens_of(first, sample, sizes, how, S)
     x = load_rows(u_rows, u.token, token, at.in_d, S)
     steps, _ = load_steps(route, token, at, how, S)
     for i in tl.static_range(S):
@@ -138,13 +137,13 @@ def chunk_end_kernel(u, delta, A, B, delta_bias, lengths, order, ends, sums, cha
     whole = start + tl.maximum(stop - start, 0) // how.steps * how.steps
 
     n = tl.arange(0, how.padded)
-    route = load_route(sample, delta, A, B, delta_bias, n, at, channels, how, how.B)
+    route = load_route(sample, delta, A, B, delta_bias, n, at, channels, how, "B")
     rows = row(u, sample.b, at)
-    h, total = tl.zeros([how.padded, how.block], tl.float32), tl.zeros([how.block], tl.float32)
+    h, total = tl.full([how.padded, how.block], 0.0, tl.float32), tl.full([how.block], 0.0, tl.float32)
     for first in range(start, whole, how.steps):
-        h, total = end_block(h, total, route, u, rows, first, at, sizes, how, how.steps)
+        h, total = end_block(h, total, sample, route, u, rows, first, at, sizes, how, how.steps)
     for first in range(whole, stop):
-        h, total = end_block(h, total, route, u, rows, first, at, sizes, how, 1)
+        h, total = end_block(h, total, sample, route, u, rows, first, at, sizes, how, 1)
     index = wide(bk) * sizes.chunks + at.chunk
     store_tile(ends, index, h, n, at, channels, how)
     tl.store(sums + index * channels + at.d, total, mask=at.in_d)
@@ -162,7 +161,7 @@ def carry_kernel(states, sums, A, first_state, last_state, channels, group_chann
     at, bk = place(sizes, 1, group_channels, how)
     n = tl.arange(0, how.padded)
     tile = load_tile(A, bk % sizes.routes, n, at, channels, how)
-    h = tl.zeros([how.padded, how.block], tl.float32)
+    h = tl.full([how.padded, how.block], 0.0, tl.float32)
     if first_state is not None:
         h = load_tile(first_state, bk, n, at, channels, how)
     for first in range(0, sizes.chunks, S):
@@ -202,10 +201,10 @@ class Outputs(NamedTuple):
 
 
 @triton.jit
-def forward_block(h, route, to, first, at, sizes, how: tl.constexpr, S: tl.constexpr):
+def forward_block(h, sample, route, to, first, at, sizes, how: tl.constexpr, S: tl.constexpr):
     """The outputs of S steps, and the state after them."""
-    k = route.sample.k
-    token = tokens_of(first, route.sample, sizes, how, S)
+    k = sample.k
+    token = tokens_of(first, sample, sizes, how, S)
     x = load_rows(to.u_rows, to.u.token, token, at.in_d, S)
     steps, _ = load_steps(route, token, at, how, S)
     if to.z is not None:
@@ -231,11 +230,11 @@ def forward_block(h, route, to, first, at, sizes, how: tl.constexpr, S: tl.const
 
 
 @triton.jit
-def walk_route(route, to, entering, last_state, saved, start, stop, at, channels, sizes, how: tl.constexpr):
+def walk_route(sample, route, to, entering, last_state, saved, start, stop, at, channels, sizes, how: tl.constexpr):
     """Walks a route from its chunk's start to its stop."""
-    sample, n = route.sample, route.n
+    n = route.n
     bk = wide(sample.b) * sizes.routes + sample.k
-    h = tl.zeros([how.padded, how.block], tl.float32)
+    h = tl.full([how.padded, how.block], 0.0, tl.float32)
     if entering is not None:
         h = load_tile(entering, bk * sizes.chunks + at.chunk, n, at, channels, how)
     for segment in range(start, stop, how.checkpoint):
@@ -245,9 +244,9 @@ def walk_route(route, to, entering, last_state, saved, start, stop, at, channels
         last = tl.minimum(tl.minimum(segment + how.checkpoint, stop), sample.length)
         whole = segment + tl.maximum(last - segment, 0) // how.steps * how.steps
         for first in range(segment, whole, how.steps):
-            h = forward_block(h, route, to, first, at, sizes, how, how.steps)
+            h = forward_block(h, sample, route, to, first, at, sizes, how, how.steps)
         for first in range(whole, last):
-            h = forward_block(h, route, to, first, at, sizes, how, 1)
+            h = forward_block(h, sample, route, to, first, at, sizes, how, 1)
     if last_state is not None:
         store_tile(last_state, bk, h, n, at, channels, how)
 
@@ -266,16 +265,17 @@ def scan_forward_kernel(u, delta, A, B, C, D, z, delta_bias, entering, lengths, 
     start = at.chunk * sizes.chunk
     stop = tl.minimum(start + sizes.chunk, sizes.tokens)
     u_rows, out_rows = row(u, b, at), row(out, b, at)
-    z_rows = row(z, b, at) if z is not None else None
-    total_rows = row(total, b, at) if total is not None else None
+    z_rows = row(z, b, at)
+    total_rows = row(total, b, at)
     if lengths is not None:
         clear_rows(out_rows, out.token, tl.maximum(start, length), stop, at.in_d)
     n = tl.arange(0, how.padded)
     for k in range(first_route, last_route):
-        route = load_route(Sample(b, k, length, order), delta, A, B, delta_bias, n, at, channels, how, how.B)
-        column, constant = state_column(C, b, k, n, at), load_constant(C, b, k, n, at, channels, how, how.C)
+        sample = Sample(b, k, length, order)
+        route = load_route(sample, delta, A, B, delta_bias, n, at, channels, how, "B")
+        column, constant = state_column(C, b, k, n, at), load_constant(C, b, k, n, at, channels, how, "C")
         skip = channel_row(D, k, at, channels)
         to = Outputs(C, column, constant, skip, u, u_rows, z, z_rows, out, out_rows, total, total_rows)
-        walk_route(route, to, entering, last_state, saved, start, stop, at, channels, sizes, how)
+        walk_route(sample, route, to, entering, last_state, saved, start, stop, at, channels, sizes, how)
         if total is not None:
             tl.debug_barrier()  # the next route reads what this one wrote

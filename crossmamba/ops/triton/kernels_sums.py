@@ -101,7 +101,7 @@ def sum_parts_kernel(parts, d_B, d_C, lengths, order, count, rows, sizes, launch
 
     v = tl.arange(0, how.padded * both)
     pointers = parts + r[:, None] * (how.padded * both) + v[None, :]
-    total = tl.zeros([ROWS, how.padded * both], tl.float32)
+    total = tl.full([ROWS, how.padded * both], 0.0, tl.float32)
     for p in range(0, count):
         total += tl.load(pointers + wide(p) * rows * (how.padded * both), mask=walked[:, None], other=0.0)
     n = v // (states * both) * states + v % states

@@ -97,9 +97,7 @@ def config_for(shape: Shape, block: int, chunk: int, backward: bool) -> Config:
     warps, padded = warps_of(shape.states), power_of_two(shape.states)
     if not backward:
         return Config(block, 8 if states_per_lane(shape, block) <= 2 else 4, 1, warps, chunk)
-    if padded == 1:
-        return Config(block, 8, 1, warps, chunk)
-    return Config(block, 4, max(2, padded // 8), warps, chunk)
+    return Config(block, 4, min(padded, max(2, padded // 8)), warps, chunk)
 
 
 def cost(shape: Shape, processors: int, config: Config) -> float:
