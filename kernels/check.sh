@@ -8,9 +8,9 @@
 #   threads   ThreadSanitizer, every 12th case, 2 and 3 threads. It cannot see inside libgomp and would call every task a
 #             race, so the same objects run on tests/openmp_threads.cpp: libgomp's functions on std::thread.
 #   arm       compiled for AArch64 (NEON) and run under qemu-aarch64, every 12th case
-#   valgrind  -O3, every 40th case; minutes. Valgrind knows no AVX-512, so that is left out.
+#   valgrind  -O3, every 40th case. Valgrind knows no AVX-512, so that is left out.
 #
-# Every check ends as "passed", "FAILED" or "not run: reason"; exit code 1 if one failed. About 2.5 minutes on 2 cores.
+# Every check ends as "passed", "FAILED" or "not run: reason"; exit code 1 if one failed. About 2 minutes on 2 cores.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
