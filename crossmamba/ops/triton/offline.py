@@ -12,9 +12,19 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+
+import torch
+
+from crossmamba.ops.backends import ScanInputs, StepInputs
+from crossmamba.ops.triton import plan
+from crossmamba.ops.triton.backend import TritonBackend
+from crossmamba.ops.triton.backward import scan_backward
+from crossmamba.ops.triton.forward import saved_elements, scan_forward
+from crossmamba.ops.triton.launch import shape_of
+from crossmamba.ops.triton.plan import Shape
 
 WARP = {"cuda": 32, "hip": 64}
 
@@ -132,9 +142,62 @@ def _tool(name: str, *arguments: str) -> str:
     return subprocess.run([path, *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def compile_calls(backend: str, architecture: int | str, *calls: Callable[[], Any]) -> list[Compiled]:
-    """The kernels that some calls (on tensors of the "meta" device) would start, compiled for a target."""
-    with compiling_for(backend, architecture) as found:
-        for call in calls:
-            call()
-        return found
+def meta_scan(
+    shape: Shape,
+    dtype: torch.dtype,
+    *,
+    gate: bool = True,
+    order: bool = False,
+    lengths: bool = False,
+    reverse: bool = False,
+    invariant: bool = False,
+) -> ScanInputs:
+    """A scan without memory. invariant: delta, B and C are constant along the sequence."""
+    batch, tokens, channels, states, routes, groups = shape
+    length = 1 if invariant else tokens
+
+    def empty(*sizes: int, dtype: torch.dtype = dtype) -> torch.Tensor:
+        return torch.empty(sizes, dtype=dtype, device="meta")
+
+    wide = torch.float32
+    return ScanInputs(
+        u=empty(batch, tokens, channels),
+        delta=empty(batch, routes, length, channels),
+        A=empty(routes, channels, states, dtype=wide),
+        B=empty(batch, routes, groups, length, states),
+        C=empty(batch, routes, groups, length, states),
+        D=empty(routes, channels, dtype=wide),
+        z=empty(batch, tokens, channels) if gate else None,
+        delta_bias=empty(routes, channels, dtype=wide),
+        initial_state=None,
+        lengths=empty(batch, dtype=torch.int64) if lengths else None,
+        order=empty(routes, tokens, dtype=torch.int32) if order else None,
+        softplus=True,
+        reverse=reverse,
+    )
+
+
+def start_scan(inputs: ScanInputs) -> None:
+    """Starts a scan's forward and backward, in one phase and in three."""
+    shape = shape_of(inputs)
+    d_state = inputs.A.new_empty(shape.batch, shape.routes, shape.channels, shape.states)
+    saved = inputs.A.new_empty(saved_elements(inputs))
+    for chunk in (0, plan.CHECKPOINT):
+        for block in plan.blocks_for(shape, backward=False):
+            out, _, _ = scan_forward(inputs, True, plan.config_for(shape, block, chunk, backward=False))
+        config = plan.config_for(shape, 32, chunk, backward=True)
+        scan_backward(inputs, saved, torch.empty_like(out), d_state, config)
+
+
+def start_step(batch: int, channels: int, states: int, dtype: torch.dtype) -> None:
+    """Starts a step."""
+
+    def empty(*sizes: int, dtype: torch.dtype = dtype) -> torch.Tensor:
+        return torch.empty(sizes, dtype=dtype, device="meta")
+
+    wide, row = torch.float32, (batch, channels)
+    state, A, D = empty(*row, states, dtype=wide), empty(channels, states, dtype=wide), empty(channels, dtype=wide)
+    projection = empty(batch, states)
+    TritonBackend().step(
+        StepInputs(state, empty(*row), empty(*row), A, projection, projection, D, empty(*row), D, True)
+    )
