@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -32,13 +31,20 @@ from torch import Tensor, nn
 
 from crossmamba import __version__
 from crossmamba.data.logmel import SAMPLE_RATE, clip_log_mel
-from crossmamba.data.media import DEFAULT_LIMITS, MediaInfo, MediaLimits, PictureStream, ShownFrame, SoundStream, probe
-from crossmamba.data.media_read import check_complete
+from crossmamba.data.media import DEFAULT_LIMITS, MediaLimits, PictureStream, ShownFrame, SoundStream
 from crossmamba.errors import CheckpointError, MediaError, UsageError
 from crossmamba.overlay import write_overlay
+from crossmamba.predict.common import (
+    LEAST_SECOND,
+    check_length,
+    check_video,
+    expected_seconds,
+    knows_only_synthetic,
+    pick_device,
+    reading_warnings,
+)
 
 FRAME_IN_SECOND = 15 / 16  # s; AVSBench takes the last of 16 frames a second
-LEAST_SECOND = 0.5  # s; what is left at the end of the video counts as a second from here on
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 
 
@@ -141,7 +147,7 @@ class AVSPipeline:
     @property
     def knows_only_synthetic(self) -> bool:
         """Whether the card says that the model was trained on the synthetic world."""
-        return "synthetic" in str(self.card.get("metadata", {}).get("trained_on", "")).lower()
+        return knows_only_synthetic(self.card)
 
     def __call__(
         self, path: str | Path, *, allow_silence: bool = False, limits: MediaLimits = DEFAULT_LIMITS
@@ -216,8 +222,7 @@ class AVSStream:
     @property
     def expected_seconds(self) -> int | None:
         """How many results to expect by the file's header; None if it does not say."""
-        end = (self.info.picture.end if self.info.picture else None) or self.info.duration
-        return None if end is None else max(1, math.ceil(end - LEAST_SECOND))
+        return expected_seconds(self.info)
 
     def describe(self, seconds: list[dict[str, Any]]) -> dict[str, Any]:
         """The content of `result.json` around the seconds' own numbers."""
@@ -274,33 +279,15 @@ class AVSStream:
         times = (second + FRAME_IN_SECOND for second in itertools.count())
         blocks = iter(()) if sound is None else sound.blocks(SAMPLE_RATE, 1.0)
         for frame in pictures.at(times, hold=FRAME_IN_SECOND - LEAST_SECOND):
-            self._check_length(pictures)
+            check_length(self.path, pictures)
             heard = next(blocks, np.zeros((1, 0), np.float32))[0]
             heard = np.pad(heard, (0, SAMPLE_RATE - heard.size))
             yield _Input(frame.stamp, frame.size, self.pipeline.picture(frame), heard)
-        self._check_length(pictures)
-
-    def _check_length(self, pictures: PictureStream) -> None:
-        if pictures.finished and (pictures.frames < 2 or pictures.end < 0.999):
-            raise MediaError(
-                f"{self.path}: the picture lasts {pictures.end:.2f} s ({pictures.frames} "
-                f"frame{'s' * (pictures.frames != 1)}); at least one second and two frames are needed."
-            )
+        check_length(self.path, pictures)
 
     def _conclude(self, pictures: PictureStream, sound: SoundStream | None) -> None:
         """Checks that the file held what it announced, and notes what a reader should know."""
-        if sound is None:
-            self.warnings.append("The video has no sound; it was treated as silent.")
-        elif sound.finished:
-            check_complete(self.info, pictures.end, sound.end)
-            if pictures.end - sound.end > LEAST_SECOND:
-                self.warnings.append(
-                    f"The sound ends at {sound.end:.2f} s, the picture at {pictures.end:.2f} s; what follows was "
-                    "treated as silent."
-                )
-        for stream, what in ((pictures, "picture"), (sound, "sound")):
-            if stream is not None and stream.bad_packets:
-                self.warnings.append(f"{stream.bad_packets} damaged {what} packets were passed over.")
+        self.warnings += reading_warnings(self.info, pictures, sound)
         self.complete = True
 
 
@@ -328,67 +315,6 @@ class AVSResult:
         """Writes the video with the masks drawn on it; see `crossmamba.overlay.write_overlay`."""
         areas = [second["area"] for second in self.description["seconds"]]
         write_overlay(self.path, path, areas, lambda second, size: self.seconds[second].mask(size), limits=self.limits)
-
-
-def check_video(path: str | Path, *, allow_silence: bool = False, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
-    """Reads a video's header. Raises MediaError as `media.probe`, or if pictures or (not allowed) sound are missing."""
-    info = probe(path, limits)
-    if info.picture is None:
-        raise MediaError(f"{path}: the file has no pictures, only sound; a video with both is needed.")
-    if info.sound is None and not allow_silence:
-        raise MediaError(
-            f"{path}: the video has no sound, so it cannot be told what in it is sounding. Give a video with sound, or "
-            "ask for it to be treated as silent (--allow-silence)."
-        )
-    return info
-
-
-def find_model(folder: str | Path) -> Path:
-    """The model folder of a run folder (`RUN/model/`), or the folder itself.
-
-    Raises:
-        CheckpointError: neither holds a config.json.
-    """
-    for candidate in (Path(folder) / "model", Path(folder)):
-        if (candidate / "config.json").is_file():
-            return candidate
-    raise CheckpointError(
-        f"{folder}: neither a run folder (with model/config.json) nor a model folder (with config.json). "
-        "`crossmamba demo` makes a run; `crossmamba train` makes one on your data."
-    )
-
-
-def load_pipeline(folder_or_run: str | Path, *, device: str = "cpu", threshold: float | None = None) -> AVSPipeline:
-    """Loads the model of a run folder or model folder, ready to judge videos.
-
-    Args:
-        folder_or_run: `runs/NAME` (its `model/` is taken) or a folder with config.json and model.safetensors.
-        device, threshold: as for `AVSPipeline`.
-
-    Raises:
-        CheckpointError: nothing there, or it does not load.
-        UsageError: a device that is not there.
-    """
-    from crossmamba.models import from_pretrained  # here, since it imports transformers, which takes seconds
-
-    model = from_pretrained(find_model(folder_or_run))
-    return AVSPipeline(model, model.card.get("preprocessing", {}), device=device, threshold=threshold)
-
-
-def pick_device(name: str) -> torch.device:
-    """The torch device of that name; "auto" is CUDA if there, else MPS, else the CPU.
-
-    Raises:
-        UsageError: it is not there.
-    """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
-    if not there.get(name.split(":")[0], False):
-        raise UsageError(
-            f"Device {name!r} is not there; there are: auto, {', '.join(k for k, v in there.items() if v)}."
-        )
-    return torch.device(name)
 
 
 def _fill(values: Tensor, count: int) -> Tensor:
