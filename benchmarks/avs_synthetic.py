@@ -21,8 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from crossmamba.demo import DemoSettings, render_set, say, score_runs, train_run
-from crossmamba.demo_page import score_rows, seconds_of
+from crossmamba.demo.avs import DemoSettings, render_set, score_runs, train_run
+from crossmamba.demo.avs_page import score_rows, seconds_of
+from crossmamba.demo.common import say
 
 RESULTS = Path(__file__).parent / "results"
 SECONDS = {"default": 5, "bursts": 5, "hard": 10}

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from crossmamba import demo
-from crossmamba.demo import QUICK, DemoFolder, DemoSettings, choose_folder, epochs_of, finish, start
-from crossmamba.demo_page import score_rows, seconds_of
+from crossmamba.demo import avs as demo
+from crossmamba.demo import common
+from crossmamba.demo.avs import QUICK, DemoSettings, epochs_of
+from crossmamba.demo.avs_page import score_rows, seconds_of
+from crossmamba.demo.common import DemoFolder, choose_folder, finish, start
 from crossmamba.errors import CrossmambaError, DataError, UsageError
 
 SCORED = {"M_J": 0.8, "M_F": 0.9, "black_kept": 1.0, "M_J_per_second": [t / 10 for t in range(1, 11)]}
@@ -93,9 +95,9 @@ def test_the_table_has_the_run_its_controls_and_its_bounds() -> None:
 def test_stages_run_in_order_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(demo, "render_set", lambda data, settings: calls.append(("render", data.name)))
-    monkeypatch.setattr(demo, "start", lambda *arguments, **_: calls.append(arguments))
-    monkeypatch.setattr(demo, "finish", lambda command: None)
-    monkeypatch.setattr(demo, "_copy_model", lambda source, target: calls.append(("copy", target.name)))
+    monkeypatch.setattr(common, "start", lambda *arguments, **_: calls.append(arguments))
+    monkeypatch.setattr(common, "finish", lambda command: None)
+    monkeypatch.setattr(demo, "copy_folder", lambda source, target: calls.append(("copy", target.name)))
     monkeypatch.setattr(demo, "score_runs", lambda data, run, silent: SCORES)
     monkeypatch.setattr(demo, "_predict", lambda path, data: calls.append(("predict",)))
     monkeypatch.setattr(demo, "build_page", lambda *arguments: None)

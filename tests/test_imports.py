@@ -28,8 +28,7 @@ ALLOWED = {
     "predict": {"models", "data", "encoders", "extract", "overlay"},
     "tasks": {"ops", "blocks", "encoders", "models", "data", "metrics"},
     "report": set(),
-    "demo_page": {"models", "data", "report"},
-    "demo": {"data", "models", "tasks", "report", "demo_page"},
+    "demo": {"data", "metrics", "encoders", "models", "tasks", "extract", "predict", "report"},
     "cli": {"ops", "benchmarking", "models", "data", "metrics", "tasks", "predict", "overlay", "report", "demo"},
 }
 # Outside packages that only some rooms may import.

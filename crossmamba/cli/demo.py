@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the demo."""
-    from crossmamba.demo import QUICK, DemoSettings, run_demo
+    from crossmamba.demo.avs import QUICK, DemoSettings, run_demo
     from crossmamba.errors import UsageError
 
     settings = replace(QUICK if args.quick else DemoSettings(), seed=args.seed)

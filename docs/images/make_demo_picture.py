@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from crossmamba.demo_page import sample_clips
+from crossmamba.demo.avs_page import sample_clips
 from crossmamba.report import Sample, side_by_side, tint
 
 GREEN, ORANGE = (70, 200, 110), (255, 140, 40)

@@ -14,21 +14,25 @@ Every stage writes into one folder and is left out when it was already done ther
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import shlex
-import shutil
-import subprocess
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crossmamba.demo_page import build_page, score_rows
-from crossmamba.errors import CrossmambaError, DataError, UsageError
+from crossmamba.demo.avs_page import build_page, score_rows
+from crossmamba.demo.common import (
+    DemoFolder,
+    choose_folder,
+    copy_folder,
+    finish,
+    read_json,
+    say,
+    start,
+    together,
+    write_json,
+)
 from crossmamba.report import text_table, write_report
 
 CONFIG = "avs/demo"
@@ -65,50 +69,6 @@ STEP_SECONDS = 0.55  # per optimiser step of two trainings on two cores, for the
 QUICK = DemoSettings(clips=(40, 8, 12), steps=20, silent_steps=10)
 
 
-class DemoFolder:
-    """The output folder and the list of finished stages."""
-
-    def __init__(self, path: Path, settings: DemoSettings) -> None:
-        self.path = path
-        self.settings = settings
-        self._state_file = path / "demo.json"
-        state = _read_json(self._state_file)
-        self.seconds: dict[str, float] = state.get("seconds", {})
-
-    def done(self, stage: str) -> bool:
-        """Whether a stage was finished here."""
-        return stage in self.seconds
-
-    def stage(self, stage: str, text: str, work: Callable[[], object]) -> None:
-        """Does a stage unless it was done, and says so."""
-        if self.done(stage):
-            say(f"[{stage}] done before, kept")
-            return
-        say(f"[{stage}] {text}")
-        started = time.monotonic()
-        work()
-        self.seconds[stage] = round(time.monotonic() - started, 1)
-        self.save()
-        say(f"[{stage}] {self.seconds[stage]:.0f} s")
-
-    def save(self) -> None:
-        """Writes demo.json, atomically."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        _write_json(self._state_file, {"settings": _plain(self.settings), "seconds": self.seconds})
-
-
-def choose_folder(wanted: str | Path, settings: DemoSettings) -> Path:
-    """`wanted` if it is free or holds a demo with these settings; else the first such among `wanted-2`, `-3`, ..."""
-    wanted = Path(wanted)
-    for number in range(1, 1000):
-        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-            return path
-        if _read_json(path / "demo.json").get("settings") == _plain(settings):
-            return path
-    raise UsageError(f"{wanted} and 999 folders like it are taken; give another --out")
-
-
 def run_demo(out: str | Path, settings: DemoSettings, *, predict: bool = True) -> dict[str, Any]:
     """Runs the stages that are not done yet and returns the scores (`scores.json`).
 
@@ -126,10 +86,10 @@ def run_demo(out: str | Path, settings: DemoSettings, *, predict: bool = True) -
         f"training for {settings.steps} steps, and beside it the same model without sound for {settings.silent_steps}",
         lambda: train_both(run, silent, data, settings),
     )
-    folder.stage("model", "copying the best checkpoint", lambda: _copy_model(run / "model", path / "model"))
+    folder.stage("model", "copying the best checkpoint", lambda: copy_folder(run / "model", path / "model"))
     scores_file = path / "scores.json"
-    folder.stage("scores", "scoring the test split", lambda: _write_json(scores_file, score_runs(data, run, silent)))
-    scores = _read_json(scores_file)
+    folder.stage("scores", "scoring the test split", lambda: write_json(scores_file, score_runs(data, run, silent)))
+    scores = read_json(scores_file)
     print(f"\nTest split, {settings.clips[2]} clips that were never trained on, in per cent:\n")
     print(text_table(score_rows(scores)) + "\n", flush=True)
     if predict:
@@ -184,17 +144,8 @@ def train_both(run: Path, silent: Path, data: Path, settings: DemoSettings) -> N
     A step is many small operations, which one core does nearly as fast as two. What the second training prints goes
     to a file beside it.
     """
-    threads = max(1, (os.cpu_count() or 1) // 2)
-    silent.parent.mkdir(parents=True, exist_ok=True)
-    log = silent.with_suffix(".log")
-    beside = start(*training(silent, data, settings, silent=True), threads=threads, log=log)
-    try:
-        finish(start(*training(run, data, settings), threads=threads))
-    except BaseException:
-        beside.terminate()  # it writes a checkpoint, from which the same demo goes on
-        beside.process.wait()
-        raise
-    finish(beside)
+    beside = (training(silent, data, settings, silent=True), silent.with_suffix(".log"))
+    together(beside, (training(run, data, settings), None))
 
 
 def train_run(run: Path, data: Path, settings: DemoSettings, *, silent: bool = False) -> None:
@@ -219,59 +170,6 @@ def training(run: Path, data: Path, settings: DemoSettings, *, silent: bool = Fa
         *settings.options,
         *(("--data.perturbation", "silence") if silent else ()),
     )
-
-
-@dataclass
-class Command:
-    """A running `crossmamba` command. `log`: the file that has its output, if it is not shown."""
-
-    verb: str
-    process: subprocess.Popen[bytes]
-    log: Path | None
-
-    def terminate(self) -> None:
-        """Asks it to stop; a training finishes its step and writes a checkpoint."""
-        self.process.terminate()
-
-
-def start(*arguments: str, threads: int | None = None, log: Path | None = None) -> Command:
-    """Starts a `crossmamba` command in a process of its own, and shows it first."""
-    say("  $ crossmamba " + shlex.join(arguments) + (f"  > {log}" if log else ""))
-    environment = dict(os.environ)
-    if threads is not None:
-        environment["OMP_NUM_THREADS"] = str(threads)
-    with open(log, "ab") if log else contextlib.nullcontext() as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "crossmamba", *arguments],
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT if log else None,
-        )
-    return Command(arguments[0], process, log)
-
-
-def finish(command: Command) -> None:
-    """Waits for a command.
-
-    Raises:
-        CrossmambaError: it failed; its own message has been printed, or is in its log. Bad data and wrong usage stay
-            that.
-    """
-    try:
-        code = command.process.wait()
-    except KeyboardInterrupt:
-        command.process.wait()  # it got the signal too, and writes a checkpoint
-        raise
-    if code:
-        kind = {2: UsageError, 3: DataError}.get(code, CrossmambaError)
-        where = f" (see {command.log})" if command.log else ""
-        raise kind(
-            f"`crossmamba {command.verb}` ended with exit code {code}{where}; the same command goes on from here."
-        )
-
-
-def _copy_model(source: Path, target: Path) -> None:
-    shutil.copytree(source, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
 
 
 def score_runs(data: Path, run: Path, silent: Path | None = None) -> dict[str, Any]:
@@ -313,28 +211,3 @@ def _say_where(path: Path) -> None:
         if (path / name).exists():
             say(f"  {path / name}")
     say(f"Try it on a video of yours: crossmamba predict VIDEO --model {path} --out out")
-
-
-def say(text: str) -> None:
-    """Prints at once, so that lines keep their place among those of the commands."""
-    print(text, flush=True)
-
-
-def _plain(settings: DemoSettings) -> dict[str, Any]:
-    """The settings as JSON gives them back."""
-    return json.loads(json.dumps(asdict(settings)))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise DataError(f"{path}: {error}; delete the file, or give another --out") from error
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)

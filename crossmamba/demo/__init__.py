@@ -1,0 +1,1 @@
+"""`crossmamba demo`: the whole path on a synthetic set, for segmentation (`avs`) and question answering (`avqa`)."""

@@ -1,0 +1,175 @@
+"""What the demos share: the folder with its finished stages, commands run in processes of their own, plain printing.
+
+A demo's folder has `demo.json`: its settings, and which stages are done in how many seconds. What is done is not
+done again; a demo with other settings takes another folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crossmamba.errors import CrossmambaError, DataError, UsageError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+class DemoFolder:
+    """The output folder and the list of finished stages."""
+
+    def __init__(self, path: Path, settings: DataclassInstance) -> None:
+        self.path = path
+        self.settings = settings
+        self._state_file = path / "demo.json"
+        state = read_json(self._state_file)
+        self.seconds: dict[str, float] = state.get("seconds", {})
+
+    def done(self, stage: str) -> bool:
+        """Whether a stage was finished here."""
+        return stage in self.seconds
+
+    def stage(self, stage: str, text: str, work: Callable[[], object]) -> None:
+        """Does a stage unless it was done, and says so."""
+        if self.done(stage):
+            say(f"[{stage}] done before, kept")
+            return
+        say(f"[{stage}] {text}")
+        started = time.monotonic()
+        work()
+        self.seconds[stage] = round(time.monotonic() - started, 1)
+        self.save()
+        say(f"[{stage}] {self.seconds[stage]:.0f} s")
+
+    def save(self) -> None:
+        """Writes demo.json, atomically."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self._state_file, {"settings": plain(self.settings), "seconds": self.seconds})
+
+
+def choose_folder(wanted: str | Path, settings: DataclassInstance) -> Path:
+    """`wanted` if it is free or holds a demo with these settings; else the first such among `wanted-2`, `-3`, ..."""
+    wanted = Path(wanted)
+    for number in range(1, 1000):
+        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return path
+        if read_json(path / "demo.json").get("settings") == plain(settings):
+            return path
+    raise UsageError(f"{wanted} and 999 folders like it are taken; give another --out")
+
+
+@dataclass
+class Command:
+    """A running `crossmamba` command. `log`: the file that has its output, if it is not shown."""
+
+    verb: str
+    process: subprocess.Popen[bytes]
+    log: Path | None
+
+    def terminate(self) -> None:
+        """Asks it to stop; a training finishes its step and writes a checkpoint."""
+        self.process.terminate()
+
+
+def start(*arguments: str, threads: int | None = None, log: Path | None = None) -> Command:
+    """Starts a `crossmamba` command in a process of its own, and shows it first."""
+    say("  $ crossmamba " + shlex.join(arguments) + (f"  > {log}" if log else ""))
+    environment = dict(os.environ)
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    with open(log, "ab") if log else contextlib.nullcontext() as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "crossmamba", *arguments],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT if log else None,
+        )
+    return Command(arguments[0], process, log)
+
+
+def finish(command: Command) -> None:
+    """Waits for a command.
+
+    Raises:
+        CrossmambaError: it failed; its own message has been printed, or is in its log. Bad data and wrong usage stay
+            that.
+    """
+    try:
+        code = command.process.wait()
+    except KeyboardInterrupt:
+        command.process.wait()  # it got the signal too, and writes a checkpoint
+        raise
+    if code:
+        kind = {2: UsageError, 3: DataError}.get(code, CrossmambaError)
+        where = f" (see {command.log})" if command.log else ""
+        raise kind(
+            f"`crossmamba {command.verb}` ended with exit code {code}{where}; the same command goes on from here."
+        )
+
+
+def together(*commands: tuple[Sequence[str], Path | None]) -> None:
+    """Runs commands side by side, each on its share of the cores, and waits for all.
+
+    Args:
+        commands: (arguments, log); the last one's output may be shown (log None), that of the others goes to a file.
+
+    Raises:
+        CrossmambaError: one failed; the others were asked to end.
+    """
+    threads = max(1, (os.cpu_count() or 1) // len(commands))
+    running: list[Command] = []
+    try:
+        for arguments, log in commands:
+            if log is not None:
+                log.parent.mkdir(parents=True, exist_ok=True)
+            running.append(start(*arguments, threads=threads, log=log))
+        for command in reversed(running):
+            finish(command)
+    except BaseException:
+        for command in running:
+            command.terminate()  # a training writes a checkpoint, from which the same demo goes on
+            command.process.wait()
+        raise
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copies a folder's files into another, over what is there."""
+    shutil.copytree(source, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
+
+
+def say(text: str) -> None:
+    """Prints at once, so that lines keep their place among those of the commands."""
+    print(text, flush=True)
+
+
+def plain(settings: DataclassInstance) -> dict[str, Any]:
+    """The settings as JSON gives them back."""
+    return json.loads(json.dumps(asdict(settings)))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file; empty if there is none. Raises DataError if it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; delete the file, or give another --out") from error
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file, whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)
