@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from torch import Tensor
 
-from crossmamba.encoders import load_encoder_weights
 from crossmamba.errors import UsageError
 from crossmamba.metrics import AVSMetric
-from crossmamba.models import create_model, save_pretrained
-from crossmamba.tasks.guards import parse_policy
+from crossmamba.tasks.base import TrainingTask
 from crossmamba.tasks.losses import LOSSES, segmentation_loss
-from crossmamba.tasks.optim import Schedule, learning_rate_schedule, parameter_groups
+from crossmamba.tasks.optim import build_optimizer, learning_rate_schedule, parameter_groups
 
 LOGGED_SCORES = ("M_J", "M_F", "M_F_official", "black_kept", "FPR")  # fractions of 1, see `AVSMetric`
 LossName = Literal["dice", "dice_bce", "bce"]
 
 
-class AVSTask(LightningModule):
+class AVSTask(TrainingTask):
     """Recipe of AVS-Mamba (spec §1.10), with the mended defaults.
 
     Args:
@@ -40,6 +35,9 @@ class AVSTask(LightningModule):
         nan_policy: "stop", or "skip:N" steps that are not finite before stopping.
     """
 
+    task = "avs"
+    score = "M_J"
+
     def __init__(
         self,
         model: str,
@@ -51,36 +49,24 @@ class AVSTask(LightningModule):
         weight_decay: float = 0.01,
         encoder_lr_scale: float = 1.0,
         warmup_steps: int = 0,
-        schedule: Schedule = "none",
+        schedule: Literal["none", "cosine"] = "none",
         freeze_picture_epochs: int = 0,
         picture_weights: str | None = None,
         sound_weights: str | None = None,
         gradient_checkpointing: bool = False,
         nan_policy: str = "stop",
     ) -> None:
-        super().__init__()
-        parse_policy(nan_policy)
+        super().__init__(
+            model, model_args, picture_weights=picture_weights, sound_weights=sound_weights, nan_policy=nan_policy
+        )
         if loss not in LOSSES:
             raise UsageError(f"unknown loss {loss!r}; choose one of {', '.join(LOSSES)}")
-        self.model = create_model(model, **(model_args or {}))
         self.model.set_gradient_checkpointing(gradient_checkpointing)
         self.loss_name, self.intermediate_loss_weight = loss, intermediate_loss_weight
         self.learning_rate, self.weight_decay, self.encoder_lr_scale = learning_rate, weight_decay, encoder_lr_scale
         self.warmup_steps, self.schedule = warmup_steps, schedule
         self.freeze_picture_epochs = freeze_picture_epochs
-        self.picture_weights, self.sound_weights = picture_weights, sound_weights
-        self.nan_policy = nan_policy
         self.metric = AVSMetric()
-
-    @property
-    def select_on(self) -> str:
-        """The split that validation runs on; prefix of its metrics."""
-        return getattr(self.trainer.datamodule, "select_on", "val")
-
-    @property
-    def monitor(self) -> str:
-        """The metric that chooses the best model."""
-        return f"{self.select_on}/M_J"
 
     # Set-up
     def check_trainer(self, trainer: Trainer) -> None:
@@ -92,31 +78,16 @@ class AVSTask(LightningModule):
                 "--trainer.strategy ddp_find_unused_parameters_true"
             )
 
-    def setup(self, stage: str) -> None:
-        if stage == "fit" and self.trainer.ckpt_path is None:  # a resumed run has its weights in the checkpoint
-            self._load_encoders()
-
-    def _load_encoders(self) -> None:
-        for name, source in (("picture", self.picture_weights), ("sound", self.sound_weights)):
-            encoder = getattr(self.model, name)
-            if source is not None:
-                load_encoder_weights(encoder, source)
-            elif getattr(encoder, "published", ""):
-                warnings.warn(
-                    f"the {name} encoder starts from random weights, although published ones exist "
-                    f"({encoder.published}); give their file as --model.{name}_weights",
-                    stacklevel=2,
-                )
-
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = torch.optim.AdamW(
+        optimizer = build_optimizer(
+            "adamw",
             parameter_groups(
                 self.model,
                 self.model.picture,
                 learning_rate=self.learning_rate,
                 encoder_lr_scale=self.encoder_lr_scale,
                 weight_decay=self.weight_decay,
-            )
+            ),
         )
         schedule = learning_rate_schedule(
             optimizer,
@@ -169,18 +140,3 @@ class AVSTask(LightningModule):
         self.metric.reset()
         for name in LOGGED_SCORES:
             self.log(f"{self.select_on}/{name}", scores[name].float(), sync_dist=True)
-
-    # The trained model
-    def export_model(self, folder: Path, metrics: dict[str, float]) -> None:
-        """Writes the model as it is now, with its preprocessing and scores, for `eval`, `predict` and others."""
-        data = self.trainer.datamodule
-        metadata = {
-            "task": "avs",
-            "trained_on": data.describe(),
-            "subset": data.subset,
-            "selected_on": self.select_on if metrics else "the last step (no validation ran)",
-            "step": self.trainer.global_step,
-            "epoch": self.trainer.current_epoch + 1,
-            "metrics": {k: v for k, v in metrics.items() if not k.startswith("train/") and math.isfinite(v)},
-        }
-        save_pretrained(self.model, folder, preprocessing=data.preprocessing(), metadata=metadata)

@@ -89,6 +89,10 @@ class AVSDataModule(ResumableDataModule):
         kind = "the synthetic world in the layout of " if (files.data / "scene_truth").is_dir() else ""
         return f"{kind}AVSBench {self.subset.upper()}"
 
+    def facts(self) -> dict[str, Any]:
+        """What else the card says of the data."""
+        return {"subset": self.subset}
+
     def preprocessing(self) -> dict[str, Any]:
         """What an input of the trained model must go through; stored in the model's card."""
         return {

@@ -1,27 +1,28 @@
-"""Optimiser and schedule of the recipes."""
+"""Optimisers and learning rate schedules of the recipes."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
 
 from crossmamba.errors import UsageError
 
-Schedule = Literal["none", "cosine"]
+Schedule = Literal["none", "cosine", "step"]
+OptimizerName = Literal["adam", "adamw"]
 
 
 def parameter_groups(
-    model: nn.Module, encoder: nn.Module | None, *, learning_rate: float, encoder_lr_scale: float, weight_decay: float
+    model: nn.Module, encoders: nn.Module | None, *, learning_rate: float, encoder_lr_scale: float, weight_decay: float
 ) -> list[dict[str, object]]:
-    """Groups for AdamW: the picture encoder first, then the rest, each split by whether weight decay applies.
+    """Groups of an optimiser: the encoders (whose rate is scaled) first, then the rest, each split by weight decay.
 
     Parameters flagged `_no_weight_decay` (A_log and D of the scans, as in mamba_ssm) are not decayed. Parameters that
     take no gradient (a frozen encoder) are left out.
     """
-    encoder_ids = {id(parameter) for parameter in encoder.parameters()} if encoder is not None else set()
+    encoder_ids = {id(parameter) for parameter in encoders.parameters()} if encoders is not None else set()
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = []
     for name, inside, scale in (("encoder", True, encoder_lr_scale), ("model", False, 1.0)):
@@ -42,16 +43,47 @@ def parameter_groups(
     return groups
 
 
+def build_optimizer(
+    name: OptimizerName, groups: list[dict[str, object]], *, betas: tuple[float, float] = (0.9, 0.999)
+) -> torch.optim.Optimizer:
+    """Adam (weight decay, if any, is added to the gradient) or AdamW (it is taken from the weights)."""
+    kinds: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    if name not in kinds:
+        raise UsageError(f"unknown optimizer {name!r}; choose one of {', '.join(kinds)}")
+    return kinds[name](groups, betas=tuple(betas))  # type: ignore[call-arg]
+
+
 def learning_rate_schedule(
-    optimizer: torch.optim.Optimizer, schedule: Schedule, *, warmup_steps: int, total_steps: int
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    *,
+    warmup_steps: int,
+    total_steps: int,
+    drop_every: int = 0,
+    drop_factor: float = 0.1,
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up over `warmup_steps`, then constant ("none") or half a cosine down to 0 at `total_steps`."""
+    """Linear warm-up over `warmup_steps`, then what `schedule` says.
+
+    Args:
+        schedule: "none" (constant), "cosine" (half a cosine down to 0 at `total_steps`), or "step" (times `drop_factor`
+            after every `drop_every` steps, counted from the run's start).
+        total_steps, drop_every: optimiser steps.
+
+    Raises:
+        UsageError: an unknown schedule, or "step" without `drop_every`.
+    """
+    if schedule not in get_args(Schedule):
+        raise UsageError(f"unknown schedule {schedule!r}; choose one of {', '.join(get_args(Schedule))}")
+    if schedule == "step" and drop_every < 1:
+        raise UsageError(f"schedule 'step' drops the learning rate every {drop_every} steps; it must be at least 1")
 
     def factor(step: int) -> float:
         if step < warmup_steps:
             return (step + 1) / warmup_steps
         if schedule == "none":
             return 1.0
+        if schedule == "step":
+            return drop_factor ** (step // drop_every)
         progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 

@@ -24,7 +24,7 @@ import os
 import random
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from crossmamba.errors import CheckpointError, UsageError
 
@@ -48,8 +48,10 @@ class EpochSampler(Sampler[int]):
     Args:
         size: number of samples of the data set.
         seed, epoch: the order is a function of these two; ignored if not `shuffle`.
+        order: the whole order, in place of the shuffle. It is dealt to the ranks in blocks, so that neighbours stay
+            together; without it every rank takes every `world`-th index.
         skip: how many of this rank's samples were already visited.
-        rank, world: this rank takes every `world`-th index.
+        rank, world: of this process.
         even: give every rank equally many by starting the order over (training); otherwise no sample comes twice
         (evaluation).
     """
@@ -61,18 +63,26 @@ class EpochSampler(Sampler[int]):
         seed: int = 0,
         epoch: int = 0,
         shuffle: bool = False,
+        order: Sequence[int] | None = None,
         skip: int = 0,
         rank: int = 0,
         world: int = 1,
         even: bool = True,
     ) -> None:
-        order = list(range(size))
-        if shuffle:
+        if order is not None:
+            indices = list(order)
+        elif shuffle:
             generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
-            order = torch.randperm(size, generator=generator).tolist()
+            indices = torch.randperm(size, generator=generator).tolist()
+        else:
+            indices = list(range(size))
         if even and size:
-            order += [order[i % size] for i in range(-size % world)]
-        self.indices = order[rank::world]
+            indices += [indices[i % size] for i in range(-size % world)]
+        if order is None:
+            self.indices = indices[rank::world]
+        else:
+            share = math.ceil(len(indices) / world)
+            self.indices = indices[rank * share : (rank + 1) * share]
         self.skip = skip
 
     def __iter__(self) -> Iterator[int]:
@@ -101,13 +111,16 @@ def _init_worker(_: int) -> None:
 class ResumableDataModule(LightningDataModule):
     """Base of the data modules: builds loaders whose content is a function of (seed, `trainer.global_step`).
 
-    A subclass gives `train_dataset()` and `val_dataset()` (called once each).
+    A subclass gives `train_dataset()` and `val_dataset()` (called once each), and if need be its own `collate`: a
+    function without state, which loader processes get a copy of.
 
     Args:
         batch_size: samples per step, process and micro-batch.
         num_workers: loader processes; 0 loads in the main process. The result does not depend on it.
         seed: of order and augmentation.
     """
+
+    collate = staticmethod(default_collate)
 
     def __init__(self, *, batch_size: int = 2, num_workers: int = 0, seed: int = 123) -> None:
         super().__init__()
@@ -130,6 +143,10 @@ class ResumableDataModule(LightningDataModule):
             self._datasets[role] = getattr(self, f"{role}_dataset")()
         return self._datasets[role]
 
+    def train_order(self, epoch: int) -> list[int] | None:
+        """The order of an epoch, if it is not the shuffle of `EpochSampler`: a function of (seed, epoch)."""
+        return None
+
     def _train_sampler(self, epoch: int = 0, skip: int = 0) -> EpochSampler:
         trainer = self._trainer()
         return EpochSampler(
@@ -137,6 +154,7 @@ class ResumableDataModule(LightningDataModule):
             seed=self.seed,
             epoch=epoch,
             shuffle=True,
+            order=self.train_order(epoch),
             skip=skip,
             rank=trainer.global_rank,
             world=trainer.world_size,
@@ -196,6 +214,7 @@ class ResumableDataModule(LightningDataModule):
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
+            collate_fn=self.collate,
             num_workers=self.num_workers,
             worker_init_fn=_init_worker if self.num_workers else None,
             generator=torch.Generator().manual_seed(derive_seed(self.seed, "loader")),
