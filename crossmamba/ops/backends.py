@@ -17,13 +17,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import warnings
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from crossmamba.errors import CrossmambaError
 
+Answer = TypeVar("Answer", bound=Callable[..., Any])
 PORTABLE_PRIORITY = 10
 """Back ends up to this one run anywhere and are slow; those above it are built for the machine."""
 
@@ -176,7 +178,17 @@ def registered_backend(name: str) -> ScanBackend:
         raise ValueError(f"unknown scan back end {name!r}: choose auto, {', '.join(_BACKENDS)}") from None
 
 
-@torch.compiler.assume_constant_result
+def constant_to_dynamo(function: Answer) -> Answer:
+    """Marks a function whose result a compiled program takes as a constant.
+
+    What `torch.compiler.assume_constant_result` does, which would import torch._dynamo for it, and with that Triton: a
+    second for every `import crossmamba` that compiles nothing. A test compares the two.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@constant_to_dynamo
 def resolve_backend(name: str, device: torch.device, dtype: torch.dtype) -> str:
     """The name of the back end to run: "auto" is the one named by CROSSMAMBA_BACKEND, or the best one that can.
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from crossmamba.ops.backends import ScanInputs
+from crossmamba.ops.backends import ScanInputs, constant_to_dynamo
 from crossmamba.ops.portable_layout import Layout, Operands
 
 
-@torch.compiler.assume_constant_result  # Dynamo itself takes is_in_onnx_export() for False
+@constant_to_dynamo  # Dynamo itself takes is_in_onnx_export() for False
 def exporting_to_onnx() -> bool:
     """Whether `torch.onnx.export` is tracing."""
     return torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export()

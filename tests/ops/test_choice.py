@@ -1,6 +1,8 @@
 """Which back end "auto" takes, and what is said when it is a slow one."""
 
 import multiprocessing
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -125,3 +127,22 @@ def test_a_fast_scan_can_be_required(monkeypatch):
     selective_scan_fn(u.double(), u.abs(), A, B, B)  # float64 has no fast back end, and is for checking
     monkeypatch.setenv("CROSSMAMBA_REQUIRE_FAST", "0")
     selective_scan_fn(u, u.abs(), A, B, B)
+
+
+def test_importing_the_operators_imports_neither_the_compiler_nor_triton():
+    """Both take longer than all of ours; a program that compiles nothing should not pay for them."""
+    found = "[name for name in ('triton', 'torch._dynamo') if name in sys.modules]"
+    # Without crossmamba too: a torch that imports them itself is not ours to test.
+    code = f"import sys, torch; before = {found}; import crossmamba.ops; print(before == {found}, {found})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("True"), run.stdout
+
+
+def test_a_function_is_marked_as_torch_would_mark_it():
+    def ours():
+        pass
+
+    def theirs():
+        pass
+
+    assert vars(backends.constant_to_dynamo(ours)) == vars(torch.compiler.assume_constant_result(theirs))
