@@ -3,23 +3,49 @@
 transformers is imported when an encoder that needs it is built, not before.
 """
 
-from crossmamba.encoders.base import Encoder, PictureEncoder, SoundEncoder
+from crossmamba.encoders.base import (
+    Encoder,
+    FrameEncoder,
+    FrameFeatures,
+    MotionEncoder,
+    PictureEncoder,
+    SoundEncoder,
+    TextEncoder,
+    TextFeatures,
+)
 from crossmamba.encoders.registry import (
+    FRAME_ENCODERS,
+    MOTION_ENCODERS,
     PICTURE_ENCODERS,
     SOUND_ENCODERS,
+    TEXT_ENCODERS,
+    build_frame_encoder,
+    build_motion_encoder,
     build_picture_encoder,
     build_sound_encoder,
+    build_text_encoder,
 )
 from crossmamba.encoders.weights import load_encoder_weights, read_state_dict
 
 __all__ = [
+    "FRAME_ENCODERS",
+    "MOTION_ENCODERS",
     "PICTURE_ENCODERS",
     "SOUND_ENCODERS",
+    "TEXT_ENCODERS",
     "Encoder",
+    "FrameEncoder",
+    "FrameFeatures",
+    "MotionEncoder",
     "PictureEncoder",
     "SoundEncoder",
+    "TextEncoder",
+    "TextFeatures",
+    "build_frame_encoder",
+    "build_motion_encoder",
     "build_picture_encoder",
     "build_sound_encoder",
+    "build_text_encoder",
     "load_encoder_weights",
     "read_state_dict",
 ]

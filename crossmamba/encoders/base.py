@@ -2,6 +2,9 @@
 
     picture encoder: (N, 3, H, W) -> four levels (N, c_i, ceil(H / s_i), ceil(W / s_i)), s = 4, 8, 16, 32
     sound encoder:   (N, 1, 96, 64) log-mel -> (N, dim)
+    frame encoder:   (N, 3, H, W) -> one vector per picture, and where it has them tokens and a grid
+    motion encoder:  (N, 3, F, H, W), F frames of one second -> (N, dim)
+    text encoder:    (N, L) token ids -> one vector per text, and one per token
 
 Clips are folded into N by the caller: N = batch x seconds.
 """
@@ -10,15 +13,49 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor, is_grad_enabled, nn
+from torch import Tensor, int64, is_grad_enabled, nn
 from torch.utils.checkpoint import checkpoint
 
 from crossmamba.encoders.remap import select_encoder
 from crossmamba.errors import UsageError
 
-__all__ = ["Encoder", "PictureEncoder", "SoundEncoder"]
+__all__ = [
+    "Encoder",
+    "FrameEncoder",
+    "FrameFeatures",
+    "MotionEncoder",
+    "PictureEncoder",
+    "SoundEncoder",
+    "TextEncoder",
+    "TextFeatures",
+]
+
+
+@dataclass(frozen=True)
+class FrameFeatures:
+    """What a frame encoder makes of N pictures in one pass.
+
+    Attributes:
+        vector: (N, dim), one vector per picture.
+        tokens: (N, 1 + h w, dim), the whole picture's token first, then the patches row by row; None if the encoder has
+            none.
+        grid: (N, dim, h, w); None if the encoder has none.
+    """
+
+    vector: Tensor
+    tokens: Tensor | None = None
+    grid: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """What a text encoder makes of N texts: `vector` (N, dim), and `words` (N, L, dim), one vector per token."""
+
+    vector: Tensor
+    words: Tensor
 
 
 class Encoder(nn.Module, ABC):
@@ -141,3 +178,89 @@ class SoundEncoder(Encoder):
     @abstractmethod
     def embed(self, log_mel: Tensor) -> Tensor:
         """`forward` after the input check."""
+
+
+class FrameEncoder(Encoder):
+    """One vector, tokens and a grid per picture, of those that the encoder has. Subclasses set `dim` and implement
+    `look`; one with a fixed size of picture sets `size`."""
+
+    dim: int
+    size: tuple[int, int] | None = None
+    """(height, width) of the only pictures it takes, in pixels; None for any of at least 32 x 32."""
+
+    def forward(self, frames: Tensor) -> FrameFeatures:
+        """(N, 3, H, W) floating point, standardised as the published weights want it -> features of each picture.
+
+        Raises:
+            UsageError: another shape or an integer type.
+        """
+        expected = ("H >= 32", "W >= 32") if self.size is None else self.size
+        wrong = frames.ndim != 4 or frames.shape[1] != 3
+        if wrong or (min(frames.shape[-2:]) < 32 if self.size is None else tuple(frames.shape[-2:]) != self.size):
+            raise UsageError(
+                f"frames have shape {tuple(frames.shape)}; {type(self).__name__} takes (N, 3, {expected[0]}, "
+                f"{expected[1]}): scale and crop them first, fold clips into N"
+            )
+        _check_floating(frames, "frames")
+        return self.look(frames)
+
+    @abstractmethod
+    def look(self, frames: Tensor) -> FrameFeatures:
+        """`forward` after the input check."""
+
+
+class MotionEncoder(Encoder):
+    """One vector per short run of frames. Subclasses set `dim` and implement `watch`."""
+
+    dim: int
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """(N, 3, F, H, W) floating point, standardised; F >= 1 frames in order, H and W at least 16 -> (N, dim).
+
+        Raises:
+            UsageError: another shape or an integer type.
+        """
+        if clips.ndim != 5 or clips.shape[1] != 3 or min(clips.shape[-2:]) < 16:
+            raise UsageError(f"clips have shape {tuple(clips.shape)}; expected (N, 3, F, H >= 16, W >= 16)")
+        _check_floating(clips, "clips")
+        return self.watch(clips)
+
+    @abstractmethod
+    def watch(self, clips: Tensor) -> Tensor:
+        """`forward` after the input check."""
+
+
+class TextEncoder(Encoder):
+    """One vector per text and one per token. Subclasses set `dim`, `length`, `vocabulary` and implement `read`."""
+
+    dim: int
+    length: int
+    """Most tokens in a text."""
+    vocabulary: int
+    """Number of token ids."""
+
+    def forward(self, ids: Tensor) -> TextFeatures:
+        """(N, L) int64 token ids, 1 <= L <= `length` -> features of each text.
+
+        Raises:
+            UsageError: another shape or type, or an id outside the vocabulary.
+        """
+        if ids.ndim != 2 or ids.dtype != int64 or not 1 <= ids.shape[1] <= self.length:
+            raise UsageError(
+                f"ids are {ids.dtype} of shape {tuple(ids.shape)}; expected int64 (N, L), L at most {self.length}"
+            )
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary:
+            raise UsageError(
+                f"ids lie between {int(ids.min())} and {int(ids.max())}; {type(self).__name__} knows 0 to "
+                f"{self.vocabulary - 1}: is this tokenizer the encoder's own?"
+            )
+        return self.read(ids)
+
+    @abstractmethod
+    def read(self, ids: Tensor) -> TextFeatures:
+        """`forward` after the input check."""
+
+
+def _check_floating(values: Tensor, name: str) -> None:
+    if not values.is_floating_point():
+        raise UsageError(f"{name} are {values.dtype}; expected floating point: divide by 255 and standardise first")

@@ -8,14 +8,27 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from crossmamba.encoders.base import PictureEncoder, SoundEncoder
+from crossmamba.encoders.base import FrameEncoder, MotionEncoder, PictureEncoder, SoundEncoder, TextEncoder
+from crossmamba.encoders.clip import CLIP_SIZES, ClipFrames, ClipText
 from crossmamba.encoders.pvt_v2 import PVT_V2_SIZES, PvtV2
-from crossmamba.encoders.resnet import ResNet
+from crossmamba.encoders.r2plus1d import R2Plus1D
+from crossmamba.encoders.resnet import ResNet, ResNetFrames
 from crossmamba.encoders.small import SmallPyramid, SmallSound
 from crossmamba.encoders.vggish import VGGish
 from crossmamba.errors import UsageError
 
-__all__ = ["PICTURE_ENCODERS", "SOUND_ENCODERS", "build_picture_encoder", "build_sound_encoder"]
+__all__ = [
+    "FRAME_ENCODERS",
+    "MOTION_ENCODERS",
+    "PICTURE_ENCODERS",
+    "SOUND_ENCODERS",
+    "TEXT_ENCODERS",
+    "build_frame_encoder",
+    "build_motion_encoder",
+    "build_picture_encoder",
+    "build_sound_encoder",
+    "build_text_encoder",
+]
 
 PICTURE_ENCODERS: dict[str, Callable[..., PictureEncoder]] = {
     **{name: partial(PvtV2, size) for name, size in PVT_V2_SIZES.items()},
@@ -25,6 +38,14 @@ PICTURE_ENCODERS: dict[str, Callable[..., PictureEncoder]] = {
 SOUND_ENCODERS: dict[str, Callable[..., SoundEncoder]] = {
     "vggish": VGGish,
     "small_sound": SmallSound,
+}
+FRAME_ENCODERS: dict[str, Callable[..., FrameEncoder]] = {
+    **{name: partial(ClipFrames, name) for name in CLIP_SIZES},
+    "resnet18": ResNetFrames,
+}
+MOTION_ENCODERS: dict[str, Callable[..., MotionEncoder]] = {"r2plus1d_18": R2Plus1D}
+TEXT_ENCODERS: dict[str, Callable[..., TextEncoder]] = {
+    name.replace("clip_", "clip_text_"): partial(ClipText, name) for name in CLIP_SIZES
 }
 
 _Built = TypeVar("_Built")
@@ -54,6 +75,45 @@ def build_sound_encoder(name: str, **options: Any) -> SoundEncoder:
         UsageError: an unknown name or option.
     """
     return _build(SOUND_ENCODERS, "sound encoder", name, options)
+
+
+def build_frame_encoder(name: str, **options: Any) -> FrameEncoder:
+    """Build a frame encoder with random weights, frozen unless `freeze=False`.
+
+    Args:
+        name: a key of `FRAME_ENCODERS`.
+        options: keyword arguments of its class.
+
+    Raises:
+        UsageError: an unknown name or option.
+    """
+    return _build(FRAME_ENCODERS, "frame encoder", name, options)
+
+
+def build_motion_encoder(name: str, **options: Any) -> MotionEncoder:
+    """Build a motion encoder with random weights, frozen unless `freeze=False`.
+
+    Args:
+        name: a key of `MOTION_ENCODERS`.
+        options: keyword arguments of its class.
+
+    Raises:
+        UsageError: an unknown name or option.
+    """
+    return _build(MOTION_ENCODERS, "motion encoder", name, options)
+
+
+def build_text_encoder(name: str, **options: Any) -> TextEncoder:
+    """Build a text encoder with random weights, frozen unless `freeze=False`.
+
+    Args:
+        name: a key of `TEXT_ENCODERS`.
+        options: keyword arguments of its class.
+
+    Raises:
+        UsageError: an unknown name or option.
+    """
+    return _build(TEXT_ENCODERS, "text encoder", name, options)
 
 
 def _build(builders: Mapping[str, Callable[..., _Built]], kind: str, name: str, options: Mapping[str, Any]) -> _Built:

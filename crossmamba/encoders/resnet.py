@@ -1,7 +1,9 @@
-"""ResNet-50 (He et al. 2016, arXiv 1512.03385) as torchvision has it, "v1.5": the stride is in the 3x3 convolution.
+"""ResNets (He et al. 2016, arXiv 1512.03385) as torchvision has them: ResNet-50 as a pyramid, ResNet-18 per frame.
 
-Published weights: `resnet50-19c8e357.pth` (ImageNet-1k) of https://download.pytorch.org/models/resnet50-19c8e357.pth,
-or any file in torchvision's layout, e.g. hf://timm/resnet50.tv_in1k/model.safetensors.
+ResNet-50 is "v1.5": the stride is in the 3x3 convolution.
+Published weights (ImageNet-1k): `resnet50-19c8e357.pth` and `resnet18-f37072fd.pth` of
+https://download.pytorch.org/models/, or any file in torchvision's layout, e.g.
+hf://timm/resnet50.tv_in1k/model.safetensors.
 """
 
 from __future__ import annotations
@@ -12,11 +14,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from crossmamba.encoders.base import PictureEncoder
+from crossmamba.encoders.base import FrameEncoder, FrameFeatures, PictureEncoder
 from crossmamba.encoders.remap import rename, select_encoder
 from crossmamba.errors import UsageError
 
-__all__ = ["ResNet", "remap_resnet"]
+__all__ = ["ResNet", "ResNetFrames", "remap_resnet"]
 
 
 class ResNet(PictureEncoder):
@@ -94,6 +96,54 @@ class ResNet(PictureEncoder):
 
     def remap(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """torchvision's, AVSBench's or transformers names -> this module's."""
+        return {f"backbone.{key}": value for key, value in remap_resnet(state_dict).items()}
+
+
+class ResNetFrames(FrameEncoder):
+    """A ResNet of basic blocks up to its last stage: the grid there, and its mean; the defaults are ResNet-18.
+
+    The grid has a cell for every 32 pixels: 448 pixels give MUSIC-AVQA's 14 x 14, 224 pixels 7 x 7. `vector` is the
+    mean over the grid, torchvision's features before the classification head.
+
+    Args:
+        widths: channels of the four stages.
+        depths: blocks of the four stages.
+        stem_width: channels after the first convolution.
+        freeze: keep the weights as loaded; the batch norms then use their stored statistics.
+    """
+
+    published = "resnet18-f37072fd.pth from https://download.pytorch.org/models/resnet18-f37072fd.pth"
+
+    def __init__(
+        self,
+        widths: tuple[int, int, int, int] = (64, 128, 256, 512),
+        depths: tuple[int, int, int, int] = (2, 2, 2, 2),
+        stem_width: int = 64,
+        *,
+        freeze: bool = True,
+    ) -> None:
+        from transformers import ResNetBackbone, ResNetConfig
+
+        super().__init__(freeze=freeze)
+        self.dim = widths[3]
+        self.backbone = ResNetBackbone(
+            ResNetConfig(
+                embedding_size=stem_width,
+                hidden_sizes=list(widths),
+                depths=list(depths),
+                layer_type="basic",
+                out_features=["stage4"],
+            )
+        )
+        self.set_frozen(freeze)
+
+    def look(self, frames: Tensor) -> FrameFeatures:
+        """(N, 3, H, W) -> vector (N, dim), grid (N, dim, ceil(H / 32), ceil(W / 32))."""
+        grid = self.backbone(frames).feature_maps[0]
+        return FrameFeatures(grid.mean((2, 3)), grid=grid)
+
+    def remap(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """torchvision's or transformers names -> this module's."""
         return {f"backbone.{key}": value for key, value in remap_resnet(state_dict).items()}
 
 
