@@ -74,12 +74,13 @@ class Look:
     """How one object looks: its class's shape and texture in its own colours.
 
     Attributes:
-        class_index: position in `CLASS_NAMES`.
+        shape, texture: positions in `SHAPES` and `TEXTURES`.
         colour, mark: RGB in [0, 1] of the body and of the texture's marks.
         frequency, phase: of the texture, radians per third of a radius and radians.
     """
 
-    class_index: int
+    shape: int
+    texture: int
     colour: Colour
     mark: Colour
     frequency: float
@@ -90,13 +91,19 @@ def draw_look(rng: np.random.Generator, class_index: int, world: World) -> Look:
     """A look of the class: the hue within the class's range, saturation and brightness free."""
     spacing = 360 / world.n_classes
     hue = class_index * spacing + rng.uniform(-world.hue_jitter, world.hue_jitter) * spacing
+    return look_of(rng, class_index, class_index % len(TEXTURES), hue)
+
+
+def look_of(rng: np.random.Generator, shape: int, texture: int, hue: float) -> Look:
+    """A look with a given shape, texture and hue in degrees; saturation and brightness are drawn."""
     mark_hue = hue + rng.uniform(-15, 15)
-    colour = _rgb(hue, rng.uniform(0.7, 1.0), rng.uniform(0.7, 1.0))
-    mark = _rgb(mark_hue, rng.uniform(0.4, 0.9), rng.uniform(0.35, 0.6))
-    return Look(class_index, colour, mark, float(rng.uniform(2.5, 4.0)), float(rng.uniform(0, 6)))
+    colour = rgb(hue, rng.uniform(0.7, 1.0), rng.uniform(0.7, 1.0))
+    mark = rgb(mark_hue, rng.uniform(0.4, 0.9), rng.uniform(0.35, 0.6))
+    return Look(shape, texture, colour, mark, float(rng.uniform(2.5, 4.0)), float(rng.uniform(0, 6)))
 
 
-def _rgb(hue_degrees: float, saturation: float, value: float) -> Colour:
+def rgb(hue_degrees: float, saturation: float, value: float) -> Colour:
+    """RGB in [0, 1] of a hue in degrees, saturation and value in [0, 1]."""
     return colorsys.hsv_to_rgb(hue_degrees % 360 / 360, saturation, value)
 
 
@@ -112,9 +119,9 @@ def paint(look: Look, x: Array, y: Array, pixels_per_radius: float) -> tuple[Arr
         Coverage float32 (h, w) in [0, 1] and colour float32 (h, w, 3) in [0, 1]. The pixels with coverage above one
         half are the object's.
     """
-    inside = SHAPES[look.class_index](x, y) * np.float32(pixels_per_radius)  # about pixels from the edge
+    inside = SHAPES[look.shape](x, y) * np.float32(pixels_per_radius)  # about pixels from the edge
     coverage = np.clip(inside + 0.5, 0, 1)
-    marks = TEXTURES[look.class_index % len(TEXTURES)](x, y, look.frequency, look.phase)
+    marks = TEXTURES[look.texture](x, y, look.frequency, look.phase)
     body = np.asarray(look.colour, np.float32)
     if marks is None:
         colour = np.broadcast_to(body, (*x.shape, 3))

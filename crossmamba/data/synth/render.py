@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crossmamba.data.synth.looks import EDGE, paint
+from crossmamba.data.synth.looks import EDGE, Look, paint
 from crossmamba.data.synth.scene import FRAME_OF_SECOND, SceneObject, ScenePlan, Voice, plan_scene
 from crossmamba.data.synth.truth import SceneTruth
 from crossmamba.data.synth.voices import SAMPLE_RATE, contour_voice, fixed_voice, hold
@@ -104,17 +104,37 @@ class Picture:
     def _draw(
         self, image: NDArray[np.float32], ids: NDArray[np.uint8], thing: SceneObject, number: int, time: float
     ) -> None:
-        x, y = (float(v) * self.size for v in thing.motion.position(time))
-        reach, radius = EDGE * thing.radius * self.size, thing.radius * self.size
-        left, top = max(0, int(x - reach)), max(0, int(y - reach))
-        window = (slice(top, min(self.size, int(y + reach) + 2)), slice(left, min(self.size, int(x + reach) + 2)))
-        down, right = np.mgrid[window].astype(np.float32) + np.float32(0.5)  # centres of the pixels
+        x, y = thing.motion.position(time)
         angle = thing.motion.angle + thing.motion.spin * time
-        cos, sin = np.float32(np.cos(angle) / radius), np.float32(np.sin(angle) / radius)
-        right, down = right - np.float32(x), down - np.float32(y)
-        coverage, colour = paint(thing.look, cos * right + sin * down, cos * down - sin * right, radius)
-        image[window] += coverage[..., None] * (colour - image[window])
-        ids[window][coverage > 0.5] = number
+        window, covered = draw_object(image, thing.look, (float(x), float(y)), thing.radius, angle)
+        ids[window][covered] = number
+
+
+def draw_object(
+    image: NDArray[np.float32], look: Look, centre: tuple[float, float], radius: float, angle: float
+) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
+    """Paints an object into a picture, in place.
+
+    Args:
+        image: float32 (S, S, 3).
+        look: of the object.
+        centre: (to the right, down), as shares of the side.
+        radius: as a share of the side.
+        angle: of the object, radians.
+
+    Returns:
+        The window of the picture that was touched, and the pixels within that are the object's, bool (h, w).
+    """
+    size = image.shape[0]
+    x, y, reach, pixels = centre[0] * size, centre[1] * size, EDGE * radius * size, radius * size
+    left, top = max(0, int(x - reach)), max(0, int(y - reach))
+    window = (slice(top, min(size, int(y + reach) + 2)), slice(left, min(size, int(x + reach) + 2)))
+    down, right = np.mgrid[window].astype(np.float32) + np.float32(0.5)  # centres of the pixels
+    cos, sin = np.float32(np.cos(angle) / pixels), np.float32(np.sin(angle) / pixels)
+    right, down = right - np.float32(x), down - np.float32(y)
+    coverage, colour = paint(look, cos * right + sin * down, cos * down - sin * right, pixels)
+    image[window] += coverage[..., None] * (colour - image[window])
+    return window, coverage > 0.5
 
 
 def _background(rng: np.random.Generator, size: int, saturation: float) -> NDArray[np.float32]:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from crossmamba.data.synth.files import PART, png_bytes, wav_bytes, write_bytes
+from crossmamba.data.synth.claim import claim, split_counts
+from crossmamba.data.synth.files import png_bytes, wav_bytes, write_bytes
 from crossmamba.data.synth.layout import ClipPaths, Layout
 from crossmamba.data.synth.processes import run_chunks
 from crossmamba.data.synth.render import Scene, render_plan, render_video_frames
@@ -87,7 +85,7 @@ def synthesize(
     """
     settings = get_world(world)
     length = settings.seconds if seconds is None else seconds
-    counts = _counts(clips)
+    counts = split_counts(dict(clips) if isinstance(clips, Mapping) else clips, SPLITS, "clips")
     layout = Layout.under(out, subset)
     if layout.subset == "s4":
         settings = single_source(settings)
@@ -110,25 +108,12 @@ def synthesize(
     }
     job = _Job(layout, settings, seed, size, length, videos, log_mel)
     try:
-        _claim(layout, record, overwrite)
+        claim(layout.base, record, overwrite, layout.settings)
         _render_all(job, [(split, i) for split in SPLITS for i in range(counts[split])], workers, progress)
         write_bytes(layout.csv, _index(job, counts))
     except OSError as error:
         raise DataError(f"{layout.base}: cannot write the set ({error}); free some space and call again.") from error
     return Path(out)
-
-
-def _counts(clips: int | Mapping[str, int]) -> dict[str, int]:
-    """Clips per split, from one number or a number per split."""
-    if isinstance(clips, Mapping):
-        counts = {split: int(clips.get(split, 0)) for split in SPLITS}
-        unknown = sorted(set(clips) - set(SPLITS))
-    else:
-        share = max(1, clips * 15 // 100)
-        counts, unknown = {"train": clips, "val": share, "test": share}, []
-    if unknown or min(counts.values()) < 0 or not any(counts.values()) or (isinstance(clips, int) and clips < 1):
-        raise UsageError(f"clips={clips!r}: give a number of 1 or more, or numbers for {', '.join(SPLITS)}.")
-    return counts
 
 
 def _number_of_videos(mp4: bool | int | str, largest_split: int) -> int:
@@ -141,42 +126,6 @@ def _number_of_videos(mp4: bool | int | str, largest_split: int) -> int:
     if count < 0:
         raise UsageError(f"mp4={mp4}: the number of videos per split is 0 or more.")
     return count
-
-
-def _claim(layout: Layout, record: dict[str, Any], overwrite: bool) -> None:
-    """Makes the folder ours: new, empty, or holding the same set; anything else is refused or, if asked, deleted."""
-    base = layout.base
-    if base.exists() and not base.is_dir():
-        raise UsageError(f"{base} is a file; choose another folder.")
-    if base.is_dir() and any(base.iterdir()):
-        if not layout.settings.is_file():
-            raise UsageError(
-                f"{base} holds files that `data synth` did not make (it has no world.json); "
-                "choose another folder. --overwrite does not delete such a folder either."
-            )
-        differing = _differences(layout.settings, record)
-        if differing and not overwrite:
-            raise UsageError(
-                f"{base} holds a set with other settings ({', '.join(differing)}); "
-                "choose another folder or --overwrite."
-            )
-        if overwrite:
-            shutil.rmtree(base)
-    for part in base.rglob(f".*{PART}"):  # left by a killed process
-        part.unlink()
-    write_bytes(layout.settings, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
-
-
-def _differences(path: Path, record: dict[str, Any]) -> list[str]:
-    """Names of the settings in which a `world.json` differs from the wanted one."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ["world.json is unreadable"]
-    if not isinstance(found, dict):
-        return ["world.json is unreadable"]
-    wanted = json.loads(json.dumps(record))
-    return sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
 
 
 def _render_all(job: _Job, clips: list[tuple[str, int]], workers: int, progress: bool) -> None:

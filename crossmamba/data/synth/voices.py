@@ -31,14 +31,14 @@ Wave = NDArray[np.float32]
 Times = NDArray[np.float64]
 
 
-def _cycles(frequency: float | NDArray[np.float64], t: Times) -> Times:
+def cycles_of(frequency: float | NDArray[np.float64], t: Times) -> Times:
     """Phase in cycles of an oscillator with a constant or sampled frequency in Hz."""
     if isinstance(frequency, np.ndarray):
         return np.cumsum(frequency) / SAMPLE_RATE
     return frequency * t
 
 
-def _tones(cycles: Times, partials: Sequence[tuple[float, float]]) -> Wave:
+def tones(cycles: Times, partials: Sequence[tuple[float, float]]) -> Wave:
     """Sum of sines at multiples of a phase; `partials` are (multiple, amplitude)."""
     turn = np.float32(2 * np.pi)
     whole = (cycles % 1).astype(np.float32)  # reduced in float64, so that float32 sines stay exact in long clips
@@ -51,18 +51,18 @@ def _tones(cycles: Times, partials: Sequence[tuple[float, float]]) -> Wave:
     return out
 
 
-def _sine(t: Times, rate: float, phase: float = 0.0) -> Wave:
+def sine(t: Times, rate: float, phase: float = 0.0) -> Wave:
     """A slow sine, for rhythms; `phase` in radians."""
     return np.sin(2 * np.pi * (rate * t % 1).astype(np.float32) + np.float32(phase))
 
 
-def _strokes(t: Times, rate: float, decay: float, phase: float) -> Wave:
+def strokes(t: Times, rate: float, decay: float, phase: float) -> Wave:
     """Strokes at `rate` Hz that die away with `decay` per second; `phase` in strokes."""
     since = ((t * rate + phase) % 1 / rate).astype(np.float32)
     return np.exp(-np.float32(decay) * since)
 
 
-def _noise(rng: np.random.Generator, n: int) -> Wave:
+def noise(rng: np.random.Generator, n: int) -> Wave:
     return rng.standard_normal(n, dtype=np.float32)
 
 
@@ -70,61 +70,61 @@ Draw = NDArray[np.float64]  # six uniforms in [0, 1) that make one object's voic
 
 
 def _bell(t: Times, u: Draw, rng: np.random.Generator) -> Wave:
-    cycles = _cycles(900 + 200 * u[0], t)
-    return _tones(cycles, ((1, 0.5), (2.76, 0.3), (3.24, 0.2))) * _strokes(t, 2 + u[1], 6, u[5])
+    cycles = cycles_of(900 + 200 * u[0], t)
+    return tones(cycles, ((1, 0.5), (2.76, 0.3), (3.24, 0.2))) * strokes(t, 2 + u[1], 6, u[5])
 
 
 def _drum(t: Times, u: Draw, rng: np.random.Generator) -> Wave:
-    skin = _tones(_cycles(70 + 40 * u[0], t), ((1, 0.7), (2, 0.25))) + 0.08 * _noise(rng, len(t))
-    return skin * _strokes(t, 3 + 2 * u[1], 9, u[5])
+    skin = tones(cycles_of(70 + 40 * u[0], t), ((1, 0.7), (2, 0.25))) + 0.08 * noise(rng, len(t))
+    return skin * strokes(t, 3 + 2 * u[1], 9, u[5])
 
 
 def _horn(t: Times, u: Draw, rng: np.random.Generator) -> Wave:
-    vibrato = (200 + 60 * u[0]) * (1 + 0.004 * _sine(t, 5).astype(np.float64))
-    return _tones(_cycles(vibrato, t), [(h, 0.5 / h) for h in range(1, 9)])
+    vibrato = (200 + 60 * u[0]) * (1 + 0.004 * sine(t, 5).astype(np.float64))
+    return tones(cycles_of(vibrato, t), [(h, 0.5 / h) for h in range(1, 9)])
 
 
 def _whistle(t: Times, u: Draw, rng: np.random.Generator) -> Wave:
-    warble = (2200 + 600 * u[0]) * (1 + 0.02 * _sine(t, 5 + 2 * u[1]).astype(np.float64))
-    return _tones(_cycles(warble, t), ((1, 0.6),))
+    warble = (2200 + 600 * u[0]) * (1 + 0.02 * sine(t, 5 + 2 * u[1]).astype(np.float64))
+    return tones(cycles_of(warble, t), ((1, 0.6),))
 
 
 def _buzz(t: Times, u: Draw, rng: np.random.Generator) -> Wave:
-    wings = _tones(_cycles(115 + 30 * u[0], t), [(h, 0.4 / h**0.6) for h in range(1, 27, 2)])
-    return 0.7 * wings * (0.6 + 0.4 * _sine(t, 25 + 10 * u[1]))
+    wings = tones(cycles_of(115 + 30 * u[0], t), [(h, 0.4 / h**0.6) for h in range(1, 27, 2)])
+    return 0.7 * wings * (0.6 + 0.4 * sine(t, 25 + 10 * u[1]))
 
 
 def _chirp(t: Times, u: Draw, rng: np.random.Generator) -> Wave:
     within = (t * (2.5 + u[0]) + u[5]) % 1
-    sweep = _tones(_cycles(1500 + (2500 + 800 * u[1]) * within, t), ((1, 0.6),))
+    sweep = tones(cycles_of(1500 + (2500 + 800 * u[1]) * within, t), ((1, 0.6),))
     return sweep * np.sqrt(np.sin(np.pi * within)).astype(np.float32)
 
 
 def _hiss(t: Times, u: Draw, rng: np.random.Generator) -> Wave:
-    bright = np.diff(_noise(rng, len(t) + 2), n=2)  # twice differenced: white noise tilted to the high bands
-    return 0.25 * bright * (0.65 + 0.35 * _sine(t, 1.5 + u[1], 6 * u[2]))
+    bright = np.diff(noise(rng, len(t) + 2), n=2)  # twice differenced: white noise tilted to the high bands
+    return 0.25 * bright * (0.65 + 0.35 * sine(t, 1.5 + u[1], 6 * u[2]))
 
 
 def _siren(t: Times, u: Draw, rng: np.random.Generator) -> Wave:
-    wail = 650 + 200 * _sine(t, 0.8 + 0.5 * u[0], 6 * u[1]).astype(np.float64)
-    return _tones(_cycles(wail, t), ((1, 0.5), (2, 0.15), (3, 0.1)))
+    wail = 650 + 200 * sine(t, 0.8 + 0.5 * u[0], 6 * u[1]).astype(np.float64)
+    return tones(cycles_of(wail, t), ((1, 0.5), (2, 0.15), (3, 0.1)))
 
 
 def _tick(t: Times, u: Draw, rng: np.random.Generator) -> Wave:
-    return _noise(rng, len(t)) * _strokes(t, 7 + 2 * u[0], 120, u[5])
+    return noise(rng, len(t)) * strokes(t, 7 + 2 * u[0], 120, u[5])
 
 
 def _flute(t: Times, u: Draw, rng: np.random.Generator) -> Wave:
-    return _tones(_cycles(480 + 80 * u[0], t), ((1, 0.6), (2, 0.2))) * (0.55 + 0.45 * _sine(t, 6 + 2 * u[1]))
+    return tones(cycles_of(480 + 80 * u[0], t), ((1, 0.6), (2, 0.2))) * (0.55 + 0.45 * sine(t, 6 + 2 * u[1]))
 
 
 def _engine(t: Times, u: Draw, rng: np.random.Generator) -> Wave:
-    strokes = _tones(_cycles(60 + 25 * u[0], t), [(h, 0.4) for h in (1, 3, 4, 6, 9)])
-    return 0.7 * strokes * (0.55 + 0.45 * _sine(t, 1.5, 6 * u[1]))
+    thumps = tones(cycles_of(60 + 25 * u[0], t), [(h, 0.4) for h in (1, 3, 4, 6, 9)])
+    return 0.7 * thumps * (0.55 + 0.45 * sine(t, 1.5, 6 * u[1]))
 
 
 def _organ(t: Times, u: Draw, rng: np.random.Generator) -> Wave:
-    chord = _tones(_cycles(1300 + 300 * u[0], t), ((1, 0.4), (1.5, 0.3), (2, 0.25)))
+    chord = tones(cycles_of(1300 + 300 * u[0], t), ((1, 0.4), (1.5, 0.3), (2, 0.25)))
     return chord * ((t * 4 + u[5]) % 1 < 0.5)
 
 
@@ -154,15 +154,15 @@ def _rhythm(class_index: int, t: Times, u: Draw) -> Wave:
     """Loudness over time of a contour voice: classes c and c + 6 share a rhythm and differ in band."""
     match class_index % 6:
         case 0:
-            return _strokes(t, 2 + u[1], 6, u[5])
+            return strokes(t, 2 + u[1], 6, u[5])
         case 1:
-            return _strokes(t, 4 + 2 * u[1], 9, u[5])
+            return strokes(t, 4 + 2 * u[1], 9, u[5])
         case 2:
             return np.ones(len(t), np.float32)
         case 3:
-            return 0.6 + 0.4 * _sine(t, 6 + 2 * u[1], 6 * u[2])
+            return 0.6 + 0.4 * sine(t, 6 + 2 * u[1], 6 * u[2])
         case 4:
-            return 0.6 + 0.4 * _sine(t, 25 + 10 * u[1], 6 * u[2])
+            return 0.6 + 0.4 * sine(t, 25 + 10 * u[1], 6 * u[2])
         case _:
             return np.sqrt(np.sin(np.pi * ((t * (2.5 + u[0]) + u[5]) % 1))).astype(np.float32)
 
@@ -188,13 +188,13 @@ def contour_voice(class_index: int, rng: np.random.Generator, pitch: NDArray[np.
     turns = np.log(np.asarray(AUDIBLE) / REFERENCE) / np.log(
         CIRCLE
     )  # where the audible range lies on the circle's spiral
-    out = 0.03 * _noise(rng, len(t))
+    out = 0.03 * noise(rng, len(t))
     for k in range(int(np.ceil(turns[0] - theta.max())), int(np.floor(turns[1] - theta.min())) + 1):
         frequency = REFERENCE * CIRCLE ** (theta + k)
         octaves_off = np.log2(frequency / CONTOUR_BANDS[class_index])
         weight = np.exp(-0.5 * (octaves_off / BAND_WIDTH) ** 2) * (frequency > AUDIBLE[0]) * (frequency < AUDIBLE[1])
         if weight.max() > 0.01:
-            out += hold(weight, t).astype(np.float32) * _tones(_cycles(hold(frequency, t), t), ((1, 0.6),))
+            out += hold(weight, t).astype(np.float32) * tones(cycles_of(hold(frequency, t), t), ((1, 0.6),))
     return out * _rhythm(class_index, t, u)
 
 
