@@ -1,4 +1,4 @@
-"""One row of a MUSIC-AVQA annotation file: what it holds, and everything that can be wrong with it (spec §3.1, §3.2)."""
+"""One row of a MUSIC-AVQA annotation file: what it holds, and all that can be wrong with it (spec §3.1, §3.2)."""
 
 from __future__ import annotations
 

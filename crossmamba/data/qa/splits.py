@@ -1,7 +1,7 @@
 """Which videos are in which split: the official split shares videos, and one by video does not (spec §3.1).
 
-MUSIC-AVQA is split by question: 2,296 videos are in both val and test. A model may then know a test
-video from training. `split_by_video` deals whole videos to the splits instead.
+MUSIC-AVQA is split by question: 2,296 videos are in both val and test. A model may then have met a
+test video in training. `split_by_video` deals whole videos to the splits instead.
 """
 
 from __future__ import annotations

@@ -1,0 +1,126 @@
+"""Where a question set's sound and pictures come from: stored features or raw videos, in any mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from crossmamba.data.qa.features import FeatureStore, feature_kind, paired_rows
+from crossmamba.data.qa.raw import Silent, check_silent, read_log_mel, read_pictures, rows_of, video_file
+from crossmamba.errors import DataError, UsageError
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "VideoInputs", "list_missing"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+RAW_AUDIO, RAW_VISUAL = "log_mel", "frames"
+
+
+class VideoInputs:
+    """Reads the sound and the pictures of one video after the other, both at the same seconds.
+
+    Args:
+        root: of the set; `videos/<video_id>.mp4` (or mkv, webm, avi, mov) and the feature folders lie in it.
+        audio: a kind of sound feature (`features.FEATURES`), or "log_mel" from the raw video.
+        visual: a kind of picture feature, or "frames" from the raw video.
+        frames: T.
+        image_size: S of raw pictures.
+        mean, std: raw pictures in [0, 1] are normalised with these.
+        silent: what a raw video without sound gives, see `raw.read_log_mel`.
+        audio_folder, visual_folder, video_folder: other places than the published ones.
+
+    Raises:
+        UsageError: an unknown kind, or a number out of range.
+        DataError: a folder is missing.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        audio: str,
+        visual: str,
+        *,
+        frames: int = 10,
+        image_size: int = 224,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        silent: Silent = "error",
+        audio_folder: str | None = None,
+        visual_folder: str | None = None,
+        video_folder: str = "videos",
+    ) -> None:
+        if frames < 1 or image_size < 1:
+            raise UsageError(f"frames is {frames} and image_size {image_size}; both must be at least 1")
+        check_silent(silent)
+        self.root, self.audio, self.visual = Path(root), audio, visual
+        self.frames, self.image_size, self.silent = frames, image_size, silent
+        self.mean, self.std = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
+        self.sounds = self._store(audio, RAW_AUDIO, "audio", audio_folder)
+        self.pictures = self._store(visual, RAW_VISUAL, "visual", visual_folder)
+        self.videos = self.root / video_folder
+        if (self.sounds is None or self.pictures is None) and not self.videos.is_dir():
+            raise DataError(f"{self.videos}: no folder of raw videos; it is needed for audio={audio}, visual={visual}")
+
+    def _store(self, name: str, raw: str, of: str, folder: str | None) -> FeatureStore | None:
+        if name == raw:
+            return None
+        try:
+            feature_kind(name, of)
+        except UsageError as error:
+            raise UsageError(f"{of}={name!r}: {error}; or {raw!r} for raw videos") from error
+        return FeatureStore(self.root, name, folder)
+
+    def missing(self, video_ids: Sequence[str]) -> list[str]:
+        """What lacks for these videos, one line each."""
+        lines: list[str] = []
+        for store in (self.sounds, self.pictures):
+            if store is not None:
+                lines += [str(store.path(video)) for video in store.missing(video_ids)]
+        if self.sounds is None or self.pictures is None:
+            lines += [
+                str(self.videos / f"{video}.mp4") for video in video_ids if video_file(self.videos, video) is None
+            ]
+        return lines
+
+    def read(self, video_id: str) -> tuple[Tensor, Tensor]:
+        """(audio, visual) of a video, float32, T first; see `music_avqa.MusicAVQADataset` for the shapes.
+
+        Raises:
+            DataError: a file is missing or faulty (MediaError for raw videos), or the two differ in T; files are named.
+        """
+        if self.sounds is not None and self.pictures is not None:
+            rows = paired_rows(self.sounds, self.pictures, video_id, self.frames)
+            return (
+                torch.from_numpy(self.sounds.load(video_id, rows)),
+                torch.from_numpy(self.pictures.load(video_id, rows)),
+            )
+        path = video_file(self.videos, video_id)
+        if path is None:
+            raise DataError(f"{self.videos}: there is no video {video_id}")
+        seconds, rows = rows_of(path, self.frames)
+        for store in (self.sounds, self.pictures):
+            if store is not None and (stored := store.rows(video_id)) != seconds:
+                raise DataError(
+                    f"video {video_id}: {stored} rows of {store.kind.name} ({store.path(video_id)}), {seconds} seconds "
+                    f"of raw video ({path}); both need the same T"
+                )
+        audio = (
+            read_log_mel(path, seconds, rows, self.silent)
+            if self.sounds is None
+            else torch.from_numpy(self.sounds.load(video_id, rows))
+        )
+        if self.pictures is not None:
+            return audio, torch.from_numpy(self.pictures.load(video_id, rows))
+        pixels = read_pictures(path, rows, self.image_size).float().div_(255)
+        return audio, pixels.sub_(self.mean).div_(self.std)
+
+
+def list_missing(lines: Sequence[str], what: str) -> None:
+    """Raises DataError that names the first ten and counts the rest; nothing if the list is empty."""
+    if lines:
+        more = f" and {len(lines) - 10} more" if len(lines) > 10 else ""
+        raise DataError(f"{len(lines)} {what}: {', '.join(lines[:10])}{more}")

@@ -1,0 +1,175 @@
+"""MUSIC-AVQA as a PyTorch data set: one item a question (spec §3.1 to §3.3).
+
+    root/json_update/avqa-{train,val,test}.json     questions, see `annotations`
+    root/videos/<video_id>.mp4                      raw videos, if they are the input
+    root/vggish/<video_id>.npy, ...                 stored features, see `features`
+
+The synthetic world writes the same layout. Facts on answers, words and templates: `templates`, `vocabulary`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from crossmamba.data.qa.annotations import (
+    SPLITS,
+    Duplicates,
+    QuestionRow,
+    Subset,
+    Version,
+    in_subset,
+    read_questions,
+)
+from crossmamba.data.qa.features import FeatureStore, feature_kind
+from crossmamba.data.qa.inputs import VideoInputs, list_missing
+from crossmamba.data.qa.splits import split_by_video
+from crossmamba.data.qa.vocabulary import MUSIC_AVQA, Vocabulary
+from crossmamba.errors import DataError, UsageError
+
+__all__ = ["MusicAVQADataset"]
+
+
+class MusicAVQADataset(Dataset[dict[str, Any]]):
+    """One split; item i is question i, in the file's order (or its subset's).
+
+    An item is a dict:
+      * `audio` float32 (T, 128) or (T, 64) stored features, or (T, 1, 96, 64) log-mel of the raw video
+      * `visual` float32 (T, h, w, C) for grids and tokens, (T, C) for one vector a frame, (T, 3, S, S) raw pictures
+      * `question` int64 (14,) word numbers padded with 0, or float32 (512,) or (77, 512) CLIP features
+      * `answer` int64 (), position in `templates.ANSWERS`, -1 if not known
+      * `index` int64 (), position in `rows`; `video` int64 (), position in `video_ids`
+    Sound and pictures are of the same T seconds, chosen by `features.frame_rows`. Ids, types and texts: `rows[index]`.
+
+    Args:
+        root: the set's folder.
+        split: "train", "val" or "test".
+        audio, visual: kinds of features, "log_mel" and "frames" for raw videos; see `inputs.VideoInputs`.
+        question: "words", or a kind of question feature ("clip_question", "clip_words").
+        frames: T, at most 60.
+        version, duplicates: of the annotations, see `annotations.read_questions`.
+        subset: "real" or "synthetic" videos only; "all".
+        by_video: deal whole videos to the splits (`splits.split_by_video`) instead of the official split by question;
+            all three annotation files must be there.
+        vocabulary: for questions with words outside the 93 (MUSIC-AVQA-R).
+        require_answers: refuse questions without an answer.
+        questions: at most so many, the first; None for all.
+        cache_in_memory: keep what was read of each video. Ten seconds of small features take 0.2 MB, of 14 x 14 grids
+            4 MB. Every loader worker fills a copy of its own.
+        options: further ones of `inputs.VideoInputs`: image_size, mean, std, silent, audio_folder, ...
+
+    Attributes:
+        rows: `annotations.QuestionRow`, one an item.
+        video_ids: the videos, each once, sorted.
+
+    Raises:
+        UsageError: an argument outside what is allowed, or a word outside the vocabulary.
+        DataError: annotations or folders are missing or faulty, or feature files are missing (the first ten are named).
+            Reading an item raises it too (MediaError for raw videos), with the video's id.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: Literal["train", "val", "test"],
+        *,
+        audio: str = "vggish",
+        visual: str = "clip_tokens",
+        question: str = "words",
+        frames: int = 10,
+        version: Version = "json_update",
+        duplicates: Duplicates = "auto",
+        subset: Subset = "all",
+        by_video: bool = False,
+        vocabulary: Vocabulary = MUSIC_AVQA,
+        require_answers: bool = True,
+        questions: int | None = None,
+        cache_in_memory: bool = False,
+        **options: Any,
+    ) -> None:
+        if questions is not None and questions < 1:
+            raise UsageError(f"questions is {questions}; give at least 1, or None for all")
+        self.root, self.split, self.frames = Path(root), split, frames
+        self.rows: list[QuestionRow] = self._read_rows(split, version, duplicates, subset, by_video, require_answers)
+        self.rows = self.rows[:questions]
+        if not self.rows:
+            raise DataError(f"{root}: split {split!r} has no question with subset={subset!r}, by_video={by_video}")
+        self.video_ids = sorted({row.video_id for row in self.rows})
+        self._video = {video: number for number, video in enumerate(self.video_ids)}
+        self.inputs = VideoInputs(root, audio, visual, frames=frames, **options)
+        list_missing(self.inputs.missing(self.video_ids), "files of videos are missing")
+        self.vocabulary = vocabulary
+        self.questions = self._question_store(question)
+        self._words = [] if self.questions else [self._encode(row) for row in self.rows]
+        self._cache: dict[int, tuple[Tensor, Tensor]] | None = {} if cache_in_memory else None
+
+    def _read_rows(
+        self, split: str, version: Version, duplicates: Duplicates, subset: Subset, by_video: bool, answers: bool
+    ) -> list[QuestionRow]:
+        wanted = SPLITS if by_video else (split,)
+        rows: list[QuestionRow] = []
+        for name in wanted:
+            rows += read_questions(self.root, name, version, duplicates=duplicates, require_answers=answers)
+        return in_subset(split_by_video(rows, split) if by_video else rows, subset)
+
+    def _question_store(self, question: str) -> FeatureStore | None:
+        if question == "words":
+            return None
+        feature_kind(question, "question")
+        nameless = [str(row.row) for row in self.rows if row.question_id is None]
+        list_missing(nameless, "rows have no question id, so no feature file: use question='words'; rows")
+        store = FeatureStore(self.root, question)
+        files = [str(store.path(name)) for name in store.missing(row.question_id or 0 for row in self.rows)]
+        list_missing(files, "question features are missing")
+        return store
+
+    def _encode(self, row: QuestionRow) -> Tensor:
+        try:
+            return torch.from_numpy(self.vocabulary.encode(row.words))
+        except UsageError as error:
+            raise UsageError(f"{self.root}, split {self.split!r}, row {row.row}: {error}") from error
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = self.question(index)
+        audio, visual = self.video(int(item["video"]))
+        return {"audio": audio, "visual": visual, **item}
+
+    def question(self, index: int) -> dict[str, Tensor]:
+        """Item `index` without sound and pictures: a loader may read each video once for all its questions."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"question {index} of {len(self)}")
+        index %= len(self)
+        row = self.rows[index]
+        words = torch.from_numpy(self.questions.load(row.question_id or 0)) if self.questions else self._words[index]
+        return {
+            "question": words.clone(),
+            "answer": torch.tensor(row.answer_index),
+            "index": torch.tensor(index),
+            "video": torch.tensor(self._video[row.video_id]),
+        }
+
+    def video(self, number: int) -> tuple[Tensor, Tensor]:
+        """(audio, visual) of video `number` of `video_ids`; do not change them: the cache gives the same again.
+
+        Raises:
+            DataError: see the class.
+        """
+        if self._cache is not None and number in self._cache:
+            return self._cache[number]
+        name = self.video_ids[number]
+        try:
+            both = self.inputs.read(name)
+        except DataError as error:
+            if f"video {name}" in str(error):
+                raise
+            raise type(error)(f"video {name}: {error}") from error
+        if self._cache is not None:
+            self._cache[number] = both
+        return both
