@@ -1,12 +1,22 @@
 """Complete systems, one paper a file, by name."""
 
+from crossmamba.models.av_mamba import AVMamba
+from crossmamba.models.avqa import AVQAMaps, AVQAModel, AVQAOutput
 from crossmamba.models.avs_mamba import AVSMamba, AVSOutput
+from crossmamba.models.baselines.avst import AVST
 from crossmamba.models.hub import from_pretrained, push_to_hub, read_card, save_pretrained
 from crossmamba.models.registry import create_model, list_models, model_entry, register_model
+from crossmamba.models.shmamba import SHMamba
 
 __all__ = [
+    "AVST",
+    "AVMamba",
+    "AVQAMaps",
+    "AVQAModel",
+    "AVQAOutput",
     "AVSMamba",
     "AVSOutput",
+    "SHMamba",
     "create_model",
     "from_pretrained",
     "list_models",

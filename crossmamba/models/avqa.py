@@ -146,12 +146,12 @@ class EncodedPicture(nn.Module):
         return maps.permute(0, 2, 3, 1).unflatten(0, visual.shape[:2])
 
 
-def build_audio_input(name: str, dim: int, **options: Any) -> StoredSound | EncodedSound:
+def build_audio_input(name: str, dim: int, /, **options: Any) -> StoredSound | EncodedSound:
     """ "features" (stored vectors of `dim` numbers), or a sound encoder's name with its options, on log-mel."""
     return StoredSound(dim) if name == "features" else EncodedSound(build_sound_encoder(name, **options))
 
 
-def build_visual_input(name: str, dim: int, **options: Any) -> StoredPicture | EncodedPicture:
+def build_visual_input(name: str, dim: int, /, **options: Any) -> StoredPicture | EncodedPicture:
     """ "features" (stored, `dim` channels), or a picture encoder's name with its options, on frames."""
     return StoredPicture(dim) if name == "features" else EncodedPicture(build_picture_encoder(name, **options))
 
