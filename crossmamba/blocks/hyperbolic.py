@@ -7,7 +7,8 @@ Symbols (spec §6; the usual ones of gyrovector spaces):
 
     exp0(u) = tanh(sqrt(c) |u|) u / (sqrt(c) |u|)            log0(x) = artanh(sqrt(c) |x|) x / (sqrt(c) |x|)
     dist0(x) = 2 artanh(sqrt(c) |x|) / sqrt(c)               dist0(exp0(u)) = 2 |u|
-    dist(x, y) = 2 asinh(sqrt(c |x - y|² / ((1 - c |x|²) (1 - c |y|²)))) / sqrt(c) = 2 artanh(sqrt(c) |(-x) ⊕ y|) / sqrt(c)
+    dist(x, y) = 2 asinh(sqrt(c |x - y|² / ((1 - c |x|²) (1 - c |y|²)))) / sqrt(c)
+               = 2 artanh(sqrt(c) |(-x) ⊕ y|) / sqrt(c)
     c -> 0:  exp0(u) -> u,  log0(x) -> x,  dist(x, y) -> 2 |x - y|
 
 Everything is computed in float32 with autocast off, whatever the inputs and the surroundings (a round trip in bfloat16
