@@ -224,9 +224,7 @@ def _schedule(rng: np.random.Generator, heard: list[tuple[str, str]], seconds: i
             continue
         duration = int(rng.integers(2, max(2, min(longest, steps - 2)) + 1))
         spans[kind, size] = (start * step, (start + duration) * step)
-    return tuple(
-        Voice(kind, size, *spans[kind, size], _about(rng, LEVELS), _about(rng, RATES)) for kind, size in heard
-    )
+    return tuple(Voice(kind, size, *spans[kind, size], _about(rng, LEVELS), _about(rng, RATES)) for kind, size in heard)
 
 
 def _about(rng: np.random.Generator, values: Sequence[float]) -> float:

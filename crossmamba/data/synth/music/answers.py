@@ -1,0 +1,430 @@
+"""One function per template: the answer from the truth of a scene, or None where the question has no clear one.
+
+What the words mean here, where the templates leave it open:
+
+* "heard", "sound" in Audio questions: every voice, seen or not. "in the video" in Audio-Visual questions, and
+  "sounding instrument": on the stage. An unseen voice may then play too and is not counted, it only distracts.
+* first, last, before, after: by the moment of entering. At least one step (a tenth of the clip) lies between.
+* loudest, lowest, louder: `LOUDER` times the loudness or more. Lowest is the softest of those on the stage that play.
+* more rhythmic: `FASTER` times the strokes per second or more. Playing longer: by two steps or more.
+* at the same time: two steps or more together, and no time at all together with any other kind on the stage.
+* left, right of: all instruments on that side are of one kind. A column (`on the left`) is named where exactly one
+  instrument of those meant stands in it.
+* Audio comparisons: each kind has one voice. Audio-Visual comparisons that name kinds: one of the two kinds stands
+  on the stage twice, else the places would say nothing.
+* `What kind of musical instrument is it?`, `Is this sound from the instrument in the video?`: one instrument is seen;
+  for the second, all voices or none are its.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from crossmamba.data.qa.templates import COUNTS, TEMPLATES, Template
+from crossmamba.data.synth.music.scene import PLACES, Concert, Instrument, Voice
+from crossmamba.errors import UsageError
+
+LOUDER = 1.5
+FASTER = 1.5
+LONGER_STEPS = 2
+TOGETHER_STEPS = 2
+
+Values = Sequence[str]
+Answer = str | None
+Playing = tuple[Instrument, Voice]
+
+
+def _yes(truth: bool) -> str:
+    return "yes" if truth else "no"
+
+
+def _more(first: float, second: float, factor: float) -> Answer:
+    """Whether the first is more, where one is `factor` times the other or more."""
+    return _yes(first > second) if max(first, second) >= factor * min(first, second) else None
+
+
+def _players(c: Concert) -> list[Playing]:
+    """Who plays on the stage, in the order of entering."""
+    pairs = [(t, v) for t, v in zip(c.stage.instruments, c.playing, strict=True) if v is not None]
+    return sorted(pairs, key=lambda pair: pair[1].start)
+
+
+def _heard(c: Concert, kind: str) -> list[Voice]:
+    return [v for v in c.voices if v.kind == kind]
+
+
+def _seen(c: Concert, kind: str) -> list[Instrument]:
+    return [t for t in c.stage.instruments if t.kind == kind]
+
+
+def _only(things: list[Instrument]) -> Instrument | None:
+    return things[0] if len(things) == 1 else None
+
+
+def _at(c: Concert, place: str, kind: str | None = None) -> tuple[Instrument, Voice | None] | None:
+    """The only instrument in a column (of a kind), with its voice."""
+    pairs = zip(c.stage.instruments, c.playing, strict=True)
+    found = [(t, v) for t, v in pairs if t.place == place and kind in (None, t.kind)]
+    return found[0] if len(found) == 1 else None
+
+
+def _kind_of_all(things: Sequence[Instrument]) -> Answer:
+    kinds = {t.kind for t in things}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def _beside(c: Concert, thing: Instrument, side: str) -> Answer:
+    """The kind of all that stands on one side of an instrument."""
+    if side == "left":
+        return _kind_of_all([t for t in c.stage.instruments if t.column < thing.column])
+    if side == "right":
+        return _kind_of_all([t for t in c.stage.instruments if t.column > thing.column])
+    return None
+
+
+def _extreme(starts: Sequence[int], which: str) -> int | None:
+    """Position of the first or last to enter, where it is one alone; `starts` in order, two or more."""
+    if len(starts) < 2:
+        return None
+    if which == "first":
+        return 0 if starts[0] < starts[1] else None
+    return len(starts) - 1 if starts[-1] > starts[-2] else None
+
+
+# Audio
+
+
+def sound_of_both(c: Concert, v: Values) -> Answer:
+    return None if v[0] == v[1] else _yes(bool(_heard(c, v[0]) and _heard(c, v[1])))
+
+
+def heard_instruments(c: Concert, v: Values) -> Answer:
+    return COUNTS[len(c.voices)]
+
+
+def sound_of_one(c: Concert, v: Values) -> Answer:
+    return _yes(bool(_heard(c, v[0])))
+
+
+def _pair_heard(c: Concert, v: Values) -> tuple[Voice, Voice] | None:
+    first, second = _heard(c, v[0]), _heard(c, v[1])
+    return (first[0], second[0]) if v[0] != v[1] and len(first) == len(second) == 1 else None
+
+
+def louder(c: Concert, v: Values) -> Answer:
+    pair = _pair_heard(c, v)
+    return _more(pair[0].loudness, pair[1].loudness, LOUDER) if pair else None
+
+
+def more_rhythmic(c: Concert, v: Values) -> Answer:
+    pair = _pair_heard(c, v)
+    return _more(pair[0].rhythm, pair[1].rhythm, FASTER) if pair else None
+
+
+def longer(c: Concert, v: Values) -> Answer:
+    pair = _pair_heard(c, v)
+    if not pair:
+        return None
+    difference = (pair[0].end - pair[0].start) - (pair[1].end - pair[1].start)
+    return _yes(difference > 0) if abs(difference) >= LONGER_STEPS * c.step else None
+
+
+# Visual
+
+
+def both_seen(c: Concert, v: Values) -> Answer:
+    return None if v[0] == v[1] else _yes(bool(_seen(c, v[0]) and _seen(c, v[1])))
+
+
+def number_seen(c: Concert, v: Values) -> Answer:
+    return COUNTS[len(_seen(c, v[0]))]
+
+
+def kinds_seen(c: Concert, v: Values) -> Answer:
+    return COUNTS[len({t.kind for t in c.stage.instruments})]
+
+
+def one_seen(c: Concert, v: Values) -> Answer:
+    return _yes(bool(_seen(c, v[0])))
+
+
+def beside(c: Concert, v: Values) -> Answer:
+    thing = _only(_seen(c, v[1]))
+    return _beside(c, thing, v[0]) if thing else None
+
+
+def outermost(c: Concert, v: Values) -> Answer:
+    columns = [t.column for t in c.stage.instruments]
+    if len(set(columns)) < 2:
+        return None
+    edge = min(columns) if v[0] == "leftest" else max(columns)
+    return _kind_of_all([t for t in c.stage.instruments if t.column == edge])
+
+
+def what_is_it(c: Concert, v: Values) -> Answer:
+    thing = _only(list(c.stage.instruments))
+    return thing.kind if thing else None
+
+
+def room(c: Concert, v: Values) -> Answer:
+    return c.stage.room
+
+
+# Audio-Visual: existential, location
+
+
+def always_playing(c: Concert, v: Values) -> Answer:
+    if len(_seen(c, v[0])) != 1:
+        return None
+    voice = next((voice for t, voice in zip(c.stage.instruments, c.playing, strict=True) if t.kind == v[0]), None)
+    return _yes(voice is not None and (voice.start, voice.end) == (0, c.seconds))
+
+
+def voiceover(c: Concert, v: Values) -> Answer:
+    return _yes(bool(c.offscreen))
+
+
+def from_the_instrument(c: Concert, v: Values) -> Answer:
+    if len(c.stage.instruments) != 1 or 0 < len(c.offscreen) < len(c.voices):
+        return None
+    return _yes(not c.offscreen)
+
+
+def first_sound_from(c: Concert, v: Values) -> Answer:
+    voices = sorted(c.voices, key=lambda voice: voice.start)
+    k, there = _extreme([voice.start for voice in voices], v[0]), _at(c, v[1])
+    return None if k is None or there is None else _yes(there[1] is voices[k])
+
+
+def beside_first_sounding(c: Concert, v: Values) -> Answer:
+    players = _players(c)
+    k = _extreme([voice.start for _, voice in players], v[1])
+    return None if k is None else _beside(c, players[k][0], v[0])
+
+
+def where_loudest(c: Concert, v: Values) -> Answer:
+    players = sorted(_players(c), key=lambda pair: pair[1].loudness, reverse=v[0] == "loudest")
+    if len(players) < 2 or _more(players[0][1].loudness, players[1][1].loudness, LOUDER) is None:
+        return None
+    return players[0][0].place
+
+
+def at_the_same_time(c: Concert, v: Values) -> Answer:
+    players = _players(c)
+    own = [voice for _, voice in players if voice.kind == v[0]]
+    if len(_seen(c, v[0])) != 1 or not own:
+        return None
+    shared = {
+        t.kind: max(0, min(own[0].end, voice.end) - max(own[0].start, voice.start))
+        for t, voice in sorted(
+            players, key=lambda pair: min(own[0].end, pair[1].end) - max(own[0].start, pair[1].start)
+        )
+        if t.kind != v[0]
+    }  # of two of a kind the longer time, as later ones replace earlier ones
+    together = [kind for kind, time in shared.items() if time > 0]
+    if len(together) != 1 or shared[together[0]] < TOGETHER_STEPS * c.step:
+        return None
+    return together[0]
+
+
+# Audio-Visual: counting
+
+
+def sounding_instruments(c: Concert, v: Values) -> Answer:
+    return COUNTS[len(_players(c))]
+
+
+def silent_instruments(c: Concert, v: Values) -> Answer:
+    return COUNTS[sum(voice is None for voice in c.playing)]
+
+
+def sounding_of_kind(c: Concert, v: Values) -> Answer:
+    return COUNTS[sum(t.kind == v[0] for t, _ in _players(c))]
+
+
+def sounding_kinds(c: Concert, v: Values) -> Answer:
+    return COUNTS[len({t.kind for t, _ in _players(c)})]
+
+
+# Audio-Visual: comparative
+
+
+def _pair_named(c: Concert, v: Values) -> tuple[Voice, Voice] | None:
+    if v[1] == v[3] or max(len(_seen(c, v[0])), len(_seen(c, v[2]))) < 2:
+        return None
+    first, second = _at(c, v[1], v[0]), _at(c, v[3], v[2])
+    return _both_play(first, second)
+
+
+def _pair_placed(c: Concert, v: Values) -> tuple[Voice, Voice] | None:
+    return None if v[0] == v[1] else _both_play(_at(c, v[0]), _at(c, v[1]))
+
+
+def _both_play(
+    first: tuple[Instrument, Voice | None] | None, second: tuple[Instrument, Voice | None] | None
+) -> tuple[Voice, Voice] | None:
+    if first is None or second is None or first[1] is None or second[1] is None:
+        return None
+    return first[1], second[1]
+
+
+def named_louder(c: Concert, v: Values) -> Answer:
+    pair = _pair_named(c, v)
+    return _more(pair[0].loudness, pair[1].loudness, LOUDER) if pair else None
+
+
+def named_more_rhythmic(c: Concert, v: Values) -> Answer:
+    pair = _pair_named(c, v)
+    return _more(pair[0].rhythm, pair[1].rhythm, FASTER) if pair else None
+
+
+def placed_louder(c: Concert, v: Values) -> Answer:
+    pair = _pair_placed(c, v)
+    return _more(pair[0].loudness, pair[1].loudness, LOUDER) if pair else None
+
+
+def placed_more_rhythmic(c: Concert, v: Values) -> Answer:
+    pair = _pair_placed(c, v)
+    return _more(pair[0].rhythm, pair[1].rhythm, FASTER) if pair else None
+
+
+# Audio-Visual: temporal
+
+RANKS = ("first", "second", "third", "fourth", "fifth")
+
+
+def comes_in(c: Concert, v: Values) -> Answer:
+    players = _players(c)
+    rank = RANKS.index(v[0])
+    starts = [voice.start for _, voice in players]
+    known = starts[: rank + 2]  # all up to it, and the next, at different moments
+    if len(players) < 2 or rank >= len(players) or len(set(known)) < len(known):
+        return None
+    return players[rank][0].kind
+
+
+def where_first(c: Concert, v: Values) -> Answer:
+    players = _players(c)
+    k = _extreme([voice.start for _, voice in players], v[0])
+    return None if k is None else players[k][0].place
+
+
+def which_first(c: Concert, v: Values) -> Answer:
+    players = [pair for pair in _players(c) if pair[0].kind == v[0]]
+    if len(players) < 2 or len({t.place for t, _ in players}) < len(players):
+        return None
+    starts = [voice.start for _, voice in players]
+    if len(set(starts)) == 1:
+        return "simultaneously"
+    k = _extreme(starts, v[1])
+    return None if k is None else players[k][0].place
+
+
+def before_or_after(c: Concert, v: Values) -> Answer:
+    players = _players(c)
+    own = [voice.start for t, voice in players if t.kind == v[1]]
+    others = [(t, voice.start) for t, voice in players if t.kind != v[1]]
+    if len(_seen(c, v[1])) != 1 or not own or any(start == own[0] for _, start in others):
+        return None
+    return _kind_of_all([t for t, start in others if (start < own[0]) == (v[0] == "before")])
+
+
+ANSWERERS: tuple[Callable[[Concert, Values], Answer], ...] = (
+    sound_of_both,
+    heard_instruments,
+    sound_of_one,
+    louder,
+    more_rhythmic,
+    longer,
+    both_seen,
+    number_seen,
+    kinds_seen,
+    one_seen,
+    beside,
+    outermost,
+    what_is_it,
+    room,
+    always_playing,
+    voiceover,
+    from_the_instrument,
+    first_sound_from,
+    beside_first_sounding,
+    where_loudest,
+    at_the_same_time,
+    sounding_instruments,
+    silent_instruments,
+    sounding_of_kind,
+    sounding_kinds,
+    named_louder,
+    named_more_rhythmic,
+    placed_louder,
+    placed_more_rhythmic,
+    comes_in,
+    where_first,
+    which_first,
+    before_or_after,
+)
+"""In the order of `qa.templates.TEMPLATES`."""
+
+POSITION = {template.text: k for k, template in enumerate(TEMPLATES)}
+
+
+def answer(concert: Concert, template: Template | str, values: Values) -> Answer:
+    """The answer of a question about a scene, None where it has no clear one.
+
+    Args:
+        concert: the truth.
+        template: a template or its exact text.
+        values: one a placeholder.
+
+    Raises:
+        UsageError: no such template, or another number of values.
+    """
+    text = template if isinstance(template, str) else template.text
+    if text not in POSITION:
+        raise UsageError(f"question {text!r} is none of the 33 templates.")
+    slots = TEMPLATES[POSITION[text]].slots
+    if len(values) != len(slots):
+        raise UsageError(f"{text!r} takes {len(slots)} values, not {len(values)}: {list(values)}")
+    return ANSWERERS[POSITION[text]](concert, values)
+
+
+def candidates(concert: Concert, position: int) -> list[tuple[str, ...]]:
+    """The values with which a template is worth asking about a scene (its answer may still be unclear).
+
+    Kinds that the scene has, and for questions of presence and number absent ones too, with at least one of a pair
+    heard or seen.
+
+    Args:
+        concert: the scene.
+        position: of the template in `TEMPLATES`.
+    """
+    slots = TEMPLATES[position].slots
+    seen = list(dict.fromkeys(t.kind for t in concert.stage.instruments))
+    heard = list(dict.fromkeys(v.kind for v in concert.voices))
+    rule = ANSWERERS[position]
+    if rule in (sound_of_one, one_seen, number_seen):
+        return [(kind,) for kind in concert.kinds]
+    if rule is sounding_of_kind:
+        return [(kind,) for kind in dict.fromkeys((*seen, *heard))]
+    if rule in (sound_of_both, both_seen):
+        present = heard if rule is sound_of_both else seen
+        return [(a, b) for a in concert.kinds for b in concert.kinds if a != b and (a in present or b in present)]
+    if rule in (louder, more_rhythmic, longer):
+        return [(a, b) for a in heard for b in heard if a != b]
+    if rule in (named_louder, named_more_rhythmic):
+        spots = list(dict.fromkeys((t.kind, t.place) for t in concert.stage.instruments))
+        return [(*a, *b) for a in spots for b in spots if a[1] != b[1]]
+    options = {
+        "<Object>": tuple(seen),
+        "<LR>": PLACES,
+        "<LRer>": ("leftest", "rightest"),
+        "<FL>": ("first", "last"),
+        "<TH>": RANKS,
+        "<LL>": ("loudest", "lowest"),
+        "<BA>": ("before", "after"),
+    }
+    found: list[tuple[str, ...]] = [()]
+    for slot in slots:
+        found = [(*values, value) for values in found for value in options[slot]]
+    return found
