@@ -214,13 +214,11 @@ def at_the_same_time(c: Concert, v: Values) -> Answer:
     own = [voice for _, voice in players if voice.kind == v[0]]
     if len(_seen(c, v[0])) != 1 or not own:
         return None
-    shared = {
-        t.kind: max(0, min(own[0].end, voice.end) - max(own[0].start, voice.start))
-        for t, voice in sorted(
-            players, key=lambda pair: min(own[0].end, pair[1].end) - max(own[0].start, pair[1].start)
-        )
-        if t.kind != v[0]
-    }  # of two of a kind the longer time, as later ones replace earlier ones
+    shared: dict[str, int] = {}  # kind -> seconds together; of two of a kind the longer
+    for t, voice in players:
+        if t.kind != v[0]:
+            overlap = min(own[0].end, voice.end) - max(own[0].start, voice.start)
+            shared[t.kind] = max(shared.get(t.kind, 0), overlap)
     together = [kind for kind, time in shared.items() if time > 0]
     if len(together) != 1 or shared[together[0]] < TOGETHER_STEPS * c.step:
         return None

@@ -1,11 +1,11 @@
 """What could also have been: other sounds to the same picture, and other pictures to the same sound.
 
-Sound given the picture is the world's own law, `plan_sound`. A picture given the sound is drawn by matching. The law of
-the schedule, loudness and rhythm depends on nothing but which kinds and sizes sound, so the picture depends on the sound
-only through those, and all kinds and both sizes are alike (the laws do not change if kinds are renamed, or if large and
-small are exchanged for one kind). So: take any scene of a large library in which as many kinds have one voice and as
-many have two, rename its kinds so that the voices fit, exchange the sizes of a kind where they do not fit, and keep its
-stage. This is the exact law up to the library's finite number of scenes.
+Sound given the picture is the world's own law, `plan_sound`. A picture given the sound is drawn by matching. The law
+of the schedule, loudness and rhythm depends on nothing but which kinds and sizes sound, so the picture depends on the
+sound only through those, and all kinds and both sizes are alike (the laws do not change if kinds are renamed, or if
+large and small are exchanged for one kind). So: take any scene of a large library in which as many kinds have one voice
+and as many have two, rename its kinds so that the voices fit, exchange the sizes of a kind where they do not fit, and
+keep its stage. This is the exact law up to the library's finite number of scenes.
 """
 
 from __future__ import annotations
