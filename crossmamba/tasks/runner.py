@@ -152,6 +152,8 @@ class TrainCLI(LightningCLI):
         self.trainer = Trainer(**trainer)
         if hasattr(self.model, "check_trainer"):
             self.model.check_trainer(self.trainer)
+        if hasattr(self.model, "check_data"):
+            self.model.check_data(self.datamodule)
 
 
 def _as_list(value: Any) -> list[Any]:

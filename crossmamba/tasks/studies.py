@@ -1,0 +1,146 @@
+"""The studies that `crossmamba study` runs: tables of trainings, as data. How they are run: study.py.
+
+A row is a base config (small, for the synthetic world, or full, the paper's size) with overrides, and what its test
+score is taken with. To add a study: a `Study` in `STUDIES`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from crossmamba.errors import UsageError
+
+BASES = MappingProxyType(
+    {
+        "small": {"av_mamba": "avqa/demo_av_mamba", "shmamba": "avqa/demo_shmamba", "avst": "avqa/demo_avst"},
+        "full": {
+            "av_mamba": "avqa/av_mamba_music_avqa",
+            "shmamba": "avqa/shmamba_music_avqa",
+            "avst": "avqa/avst_music_avqa",
+        },
+    }
+)
+"""The config of each model at each scale."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a study: a training per seed.
+
+    Attributes:
+        name: of the line.
+        model: a key of `BASES`.
+        overrides: arguments of `crossmamba train` after the base config's.
+        perturbations: with which the test split is scored; each is a line of the result. The first is the row's own.
+        published: the paper's scores on MUSIC-AVQA by column, to be shown beside; another data set, so not comparable.
+    """
+
+    name: str
+    model: str
+    overrides: tuple[str, ...] = ()
+    perturbations: tuple[str, ...] = ("none",)
+    published: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table: `title` stands over it, `about` says what it asks."""
+
+    name: str
+    title: str
+    about: str
+    rows: tuple[Row, ...]
+
+    def chosen(self, names: list[str] | None) -> tuple[Row, ...]:
+        """The rows of these names, all if None.
+
+        Raises:
+            UsageError: a name that no row has.
+        """
+        known = {row.name: row for row in self.rows}
+        if unknown := [name for name in names or () if name not in known]:
+            raise UsageError(f"study {self.name} has no row {unknown[0]!r}; it has: {', '.join(map(repr, known))}")
+        return tuple(row for row in self.rows if names is None or row.name in names)
+
+
+def _args(**values: object) -> tuple[str, ...]:
+    """Arguments of the model's builder as arguments of the command."""
+    return tuple(
+        part
+        for key, value in values.items()
+        for part in (f"--model.model_args.{key}", str(value).lower() if isinstance(value, bool) else str(value))
+    )
+
+
+def _table2(name: str, space: str, time: str, *scores: float | None) -> Row:
+    columns = zip(("A", "V", "AV", "All"), scores, strict=False)
+    published = tuple((column, score) for column, score in columns if score is not None)
+    return Row(name, "av_mamba", _args(space=space, time=time), published=published)
+
+
+AV_MAMBA_TABLE_2 = Study(
+    "av-mamba-table2",
+    "AV-Mamba's Table 2: spatial / temporal grounding",
+    "AP, WP, CM: average, sound-weighted and CM-Mamba pooling of the picture. CA: cross-attention over time. CM I-IV: "
+    "CM-Mamba over time, with the modality's own sequence (I), the fused one in the second tier (II), in the first "
+    "(III, the paper's model) or in both (IV, not in the paper). CM II's scores are mostly lost (spec §1.3).",
+    (
+        _table2("AP / CA", "average", "attention", 74.74, 76.30, 68.56, 71.71),
+        _table2("WP / CA", "weighted", "attention", 73.74, 76.51, 68.96, 71.80),
+        _table2("CM / CA", "cm", "attention", 74.24, 77.83, 69.09, 72.32),
+        _table2("CM / CM I", "cm", "cm1", 75.36, 77.99, 70.51, 73.35),
+        _table2("CM / CM II", "cm", "cm2", None, 78.74, None, None),
+        _table2("CM / CM III", "cm", "cm3", 74.67, 79.27, 70.62, 73.63),
+        _table2("CM / CM IV", "cm", "cm4"),
+    ),
+)
+
+SHMAMBA_ABLATIONS = Study(
+    "shmamba-ablations",
+    "SHMamba's ablations",
+    "The paper's body was not available, so neither are its ablations nor its numbers (spec §2): these are the parts "
+    "that its summary names, taken out or replaced one at a time.",
+    (
+        Row("SHMamba", "shmamba"),
+        Row("no alignment", "shmamba", _args(alignment="none")),
+        Row("fixed curvature", "shmamba", _args(curvature="fixed")),
+        Row("no Mamba", "shmamba", _args(mamba=False)),
+        Row("no cross fusion", "shmamba", _args(fusion="none")),
+        Row("concatenation fusion", "shmamba", _args(fusion="concat")),
+        Row("Mamba shared across modalities", "shmamba", _args(share="across_modality")),
+        Row("one Mamba for all", "shmamba", _args(share="all")),
+        Row("alignment by InfoNCE", "shmamba", _args(alignment="infonce")),
+        Row("alignment by Gram matrices", "shmamba", _args(alignment="gram_mse")),
+        Row("Mamba on ball coordinates", "shmamba", _args(space="ball")),
+    ),
+)
+
+
+def _single_modality(title: str, model: str) -> tuple[Row, ...]:
+    return (
+        Row(title, model, perturbations=("none", "silence", "blank")),
+        Row(f"{title}, trained without sound", model, ("--data.perturbation", "silence"), ("silence",)),
+        Row(f"{title}, trained without picture", model, ("--data.perturbation", "blank"), ("blank",)),
+    )
+
+
+AVQA = Study(
+    "avqa",
+    "AV-Mamba, SHMamba and AVST, with both modalities and with one",
+    "Each model as it is, with its sound silenced and its picture blanked at test time, and trained without either.",
+    (
+        *_single_modality("AV-Mamba", "av_mamba"),
+        *_single_modality("SHMamba", "shmamba"),
+        *_single_modality("AVST", "avst"),
+    ),
+)
+
+STUDIES = MappingProxyType({study.name: study for study in (AV_MAMBA_TABLE_2, SHMAMBA_ABLATIONS, AVQA)})
+
+
+def study_of(name: str) -> Study:
+    """The study of that name; UsageError with the names there are if there is none."""
+    if name not in STUDIES:
+        raise UsageError(f"there is no study {name!r}; there are {', '.join(STUDIES)}")
+    return STUDIES[name]

@@ -1,0 +1,274 @@
+"""Runs a study: every row with every seed trained and scored in processes of its own, then one table.
+
+    OUT/settings.json             what decides the outcome; another call with other settings is refused
+    OUT/ROW/seed0/run/            the run folder of `crossmamba train`
+    OUT/ROW/seed0/predictions/    answers by question id, as `crossmamba eval --out` writes them
+    OUT/ROW/seed0/scores.json     the test scores; a row and seed that has it is done and not done again
+    OUT/study.json, study.md      the table (study_table.py)
+
+A stopped study goes on from where it was with the same command: finished trainings are kept, others are resumed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from crossmamba.errors import CrossmambaError, DataError, UsageError
+from crossmamba.tasks.run_folder import write_text_atomically
+from crossmamba.tasks.studies import BASES, Row, Study
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """How a study is run.
+
+    Args:
+        root: of the data set. out: the study's folder.
+        seeds: of the trainings. scale: key of `BASES`. split: that is scored.
+        train: further arguments of every `crossmamba train`. rows: names of the rows to run, None for all.
+        jobs: trainings side by side. threads: of each; None shares the cores.
+    """
+
+    root: Path
+    out: Path
+    seeds: tuple[int, ...] = (0, 1, 2)
+    scale: str = "small"
+    split: str = "test"
+    train: tuple[str, ...] = ()
+    rows: tuple[str, ...] | None = None
+    jobs: int = 1
+    threads: int | None = None
+
+    def check(self) -> None:
+        """Raises UsageError for values that cannot be run with."""
+        if self.scale not in BASES:
+            raise UsageError(f"scale is {self.scale!r}; allowed: {', '.join(BASES)}")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise UsageError(f"seeds are {list(self.seeds)}; give at least one, and none twice")
+        if self.jobs < 1 or (self.threads is not None and self.threads < 1):
+            raise UsageError(f"--jobs is {self.jobs} and --threads {self.threads}; both must be at least 1")
+        if not self.root.is_dir():
+            raise DataError(f"{self.root}: there is no such folder (`crossmamba data synth music-avqa DIR` makes one)")
+
+    def settings(self, study: Study) -> dict[str, Any]:
+        """What must be the same when a study goes on; rows and seeds may be added."""
+        return {
+            "study": study.name,
+            "root": str(self.root.resolve()),
+            "scale": self.scale,
+            "split": self.split,
+            "train": list(self.train),
+        }
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training with its scores. `folder`: OUT/ROW/seedN."""
+
+    row: Row
+    seed: int
+    folder: Path
+
+    @property
+    def scores_file(self) -> Path:
+        return self.folder / "scores.json"
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    def train_arguments(self, options: StudyOptions) -> list[str]:
+        """Of `crossmamba train`: a new run, or a stopped one resumed."""
+        if (self.run / "config.yaml").exists():
+            return ["train", "--resume", str(self.run)]
+        base = BASES[options.scale][self.row.model]
+        return [
+            *("train", "--config", base, "--data.root", str(options.root), "--run.dir", str(self.run)),
+            *("--seed", str(self.seed), *self.row.overrides, *options.train),
+        ]
+
+    def eval_arguments(self, options: StudyOptions) -> list[str]:
+        """Of `crossmamba eval`."""
+        return [
+            *("eval", str(self.run), "--data.root", str(options.root), "--split", options.split, "--json"),
+            *("--perturb", ",".join(self.row.perturbations), "--out", str(self.folder / "predictions"), "--overwrite"),
+        ]
+
+
+def slug(name: str) -> str:
+    """A row's name as a folder's: "CM / CM III" -> "cm-cm-iii"."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+class Processes:
+    """Commands of a study in processes of their own, which end together when one fails or the study is interrupted."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.stopping = False
+        self._running: set[subprocess.Popen[str]] = set()
+        self._lock = threading.Lock()
+
+    def run(self, arguments: Sequence[str], log: Path) -> str:
+        """Runs `crossmamba ARGUMENTS` and returns its standard output; its standard error goes to `log`.
+
+        Raises:
+            CrossmambaError: it failed; its last words are told. Bad data and wrong usage stay that.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
+        with open(log, "a", encoding="utf-8") as errors:
+            errors.write(f"$ crossmamba {shlex.join(arguments)}\n")
+            errors.flush()
+            with self._lock:
+                if self.stopping:
+                    raise CrossmambaError("stopped")
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "crossmamba", *arguments],
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                )
+                self._running.add(process)
+            output, _ = process.communicate()
+        with self._lock:
+            self._running.discard(process)
+        if process.returncode:
+            kind = {2: UsageError, 3: DataError}.get(process.returncode, CrossmambaError)
+            raise kind(
+                f"`crossmamba {arguments[0]}` ended with exit code {process.returncode}: {_last_line(log)} ({log}); "
+                "the same study command goes on from here"
+            )
+        return output
+
+    def stop(self) -> None:
+        """Asks all to end; a training finishes its step and writes a checkpoint."""
+        with self._lock:
+            self.stopping = True
+            for process in self._running:
+                process.send_signal(signal.SIGTERM)
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1].rpartition("\r")[2].removeprefix("crossmamba: ") if lines else "it said nothing"
+
+
+def jobs_of(study: Study, options: StudyOptions) -> list[Job]:
+    """All trainings, the first seed of every row first: an early look at the table has all rows."""
+    rows = study.chosen(None if options.rows is None else list(options.rows))
+    return [Job(row, seed, options.out / slug(row.name) / f"seed{seed}") for seed in options.seeds for row in rows]
+
+
+def run_study(study: Study, options: StudyOptions, *, progress: bool = True) -> list[Job]:
+    """Does what is not done yet.
+
+    Returns:
+        All jobs of the study, each with its `scores.json`.
+
+    Raises:
+        UsageError: options that cannot be run with, or a folder of another study.
+        CrossmambaError: a training or evaluation failed; what was finished stays.
+    """
+    options.check()
+    jobs = jobs_of(study, options)
+    _claim(study, options)
+    waiting = [job for job in jobs if not job.scores_file.exists()]
+    threads = options.threads or max(1, (os.cpu_count() or 1) // options.jobs)
+    processes = Processes(threads)
+    bar = tqdm(
+        total=len(jobs), initial=len(jobs) - len(waiting), desc=study.name, unit="training", disable=not progress
+    )
+    with bar, _sigterm_as_interrupt(), ThreadPoolExecutor(max_workers=options.jobs) as pool:
+        futures = [pool.submit(_do, job, options, processes, bar) for job in waiting]
+        try:
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+        except BaseException:
+            processes.stop()
+            for future in futures:
+                future.cancel()
+            raise
+    return jobs
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends the study as Ctrl+C does, and so reaches its processes. Only the main thread may set signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _do(job: Job, options: StudyOptions, processes: Processes, bar: tqdm[Any]) -> None:
+    started = time.monotonic()
+    trained = job.run / "finished"
+    if not trained.exists():
+        _forget_half_made(job.run)
+        processes.run(job.train_arguments(options), job.folder / "log.txt")
+        trained.touch()
+    scores = processes.run(job.eval_arguments(options), job.folder / "log.txt")
+    write_text_atomically(job.scores_file, scores)
+    bar.write(
+        f"{job.row.name}, seed {job.seed}: {_headline(json.loads(scores))} ({time.monotonic() - started:.0f} s)",
+        file=sys.stderr,
+    )
+    bar.update()
+
+
+def _forget_half_made(run: Path) -> None:
+    """A process that was killed while it made the folder leaves one that can neither be resumed nor written."""
+    if run.exists() and not (run / "config.yaml").exists():
+        shutil.rmtree(run)
+
+
+def _headline(scores: dict[str, Any]) -> str:
+    return ", ".join(f"{name} All {100 * values['accuracy']['All']:.1f}" for name, values in scores["scores"].items())
+
+
+def _claim(study: Study, options: StudyOptions) -> None:
+    """Writes settings.json, or checks that the folder's are the same."""
+    path, settings = options.out / "settings.json", options.settings(study)
+    if path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{path}: {error}; give another --out") from error
+        changed = [f"{key} was {before.get(key)!r}" for key in settings if before.get(key) != settings[key]]
+        if changed:
+            raise UsageError(
+                f"{options.out} holds a study with other settings ({'; '.join(changed)}); give another --out"
+            )
+        return
+    if options.out.exists() and any(options.out.iterdir()):
+        raise UsageError(f"{options.out} is not empty and holds no study; give another --out")
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(path, json.dumps(settings, indent=1) + "\n")
