@@ -24,12 +24,25 @@ ALLOWED = {
     "encoders": set(),
     "blocks": {"ops"},
     "models": {"ops", "blocks", "encoders"},
+    "extract": {"data", "encoders"},
     "overlay": {"data"},
     "predict": {"models", "data", "encoders", "extract", "overlay"},
     "tasks": {"ops", "blocks", "encoders", "models", "data", "metrics"},
     "report": set(),
     "demo": {"data", "metrics", "encoders", "models", "tasks", "extract", "predict", "report"},
-    "cli": {"ops", "benchmarking", "models", "data", "metrics", "tasks", "predict", "overlay", "report", "demo"},
+    "cli": {
+        "extract",
+        "ops",
+        "benchmarking",
+        "models",
+        "data",
+        "metrics",
+        "tasks",
+        "predict",
+        "overlay",
+        "report",
+        "demo",
+    },
 }
 # Outside packages that only some rooms may import.
 OUTSIDE = {

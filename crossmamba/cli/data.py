@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 from types import ModuleType
 
-from crossmamba.cli import data_synth, data_verify
+from crossmamba.cli import data_extract, data_synth, data_verify
 
-HELP = "make a synthetic data set, or check a data set on disk"
+HELP = "make a synthetic data set, check one on disk, or compute a set's features"
 EXAMPLE = """crossmamba data synth avsbench-ms3 data/synthetic --clips 1000,100,300 --size 64 --seed 0
-  crossmamba data verify avsbench-ms3 data/synthetic"""
-ACTIONS: dict[str, ModuleType] = {"synth": data_synth, "verify": data_verify}
+  crossmamba data verify avsbench-ms3 data/synthetic
+  crossmamba data extract folder my/videos --features vggish --weights vggish=vggish-10086976.pth"""
+ACTIONS: dict[str, ModuleType] = {"synth": data_synth, "verify": data_verify, "extract": data_extract}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
