@@ -5,19 +5,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from crossmamba.errors import CheckpointError
+from crossmamba.predict.avqa import Answer, AVQAPipeline, AVQAResult
 from crossmamba.predict.avs import FRAME_IN_SECOND, AVSPipeline, AVSResult, AVSStream, SecondResult
 from crossmamba.predict.common import LEAST_SECOND, check_video, find_model, pick_device, task_of
+from crossmamba.predict.features import load_features
 
 __all__ = [
     "FRAME_IN_SECOND",
     "LEAST_SECOND",
+    "AVQAPipeline",
+    "AVQAResult",
     "AVSPipeline",
     "AVSResult",
     "AVSStream",
+    "Answer",
     "SecondResult",
     "check_video",
     "find_model",
@@ -27,13 +33,20 @@ __all__ = [
 ]
 
 
-def load_pipeline(folder_or_run: str | Path, *, device: str = "cpu", **options: Any) -> Any:
+def load_pipeline(
+    folder_or_run: str | Path,
+    *,
+    device: str = "cpu",
+    threshold: float | None = None,
+    weights: Mapping[str, str | Path] | None = None,
+) -> Any:
     """Loads the model of a run folder or model folder, ready for videos.
 
     Args:
         folder_or_run: `runs/NAME` (its `model/` is taken) or a folder with config.json and model.safetensors.
         device: "cpu", "cuda", "mps", or "auto" for the fastest that is there.
-        options: `threshold` for `AVSPipeline`; `weights` for `AVQAPipeline`.
+        threshold: of a model that marks what sounds, see `AVSPipeline`.
+        weights: of the feature encoders of a model that answers questions, by name, see `features.load_features`.
 
     Returns:
         An `AVSPipeline` or an `AVQAPipeline`, by the task that the card names.
@@ -46,7 +59,9 @@ def load_pipeline(folder_or_run: str | Path, *, device: str = "cpu", **options: 
 
     folder = find_model(folder_or_run)
     model = from_pretrained(folder)
-    task = task_of(model.card)
+    task, preprocessing = task_of(model.card), model.card.get("preprocessing", {})
     if task == "avs":
-        return AVSPipeline(model, model.card.get("preprocessing", {}), device=device, **options)
+        return AVSPipeline(model, preprocessing, device=device, threshold=threshold)
+    if task == "avqa":
+        return AVQAPipeline(model, preprocessing, load_features(preprocessing, folder, weights or {}), device=device)
     raise CheckpointError(f"{folder}: a model for the task {task!r}; this version predicts avs and avqa")

@@ -123,6 +123,8 @@ class AVSPipeline:
         UsageError: a device that is not there, or a threshold outside (0, 1).
     """
 
+    task = "avs"
+
     def __init__(
         self, model: nn.Module, preprocessing: Mapping[str, Any], *, device: str = "cpu", threshold: float | None = None
     ) -> None:
