@@ -1,4 +1,4 @@
-"""`crossmamba score avs`: judges a folder of predicted masks against the truth, without a model."""
+"""`crossmamba score avs|avqa|identify`: judges predicted masks or answers against the truth, without a model."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import json
 import sys
 from functools import partial
 
-HELP = "judge predicted masks against ground truth, without a model"
-EXAMPLE = "crossmamba score avs --pred runs/a/predictions --gt /data/AVSBench/Multi-sources/ms3_data/gt_masks/test"
+from crossmamba.cli import score_avqa
+
+HELP = "judge predicted masks or answers against ground truth, without a model"
+AVS_EXAMPLE = "crossmamba score avs --pred runs/a/predictions --gt /data/AVSBench/Multi-sources/ms3_data/gt_masks/test"
+EXAMPLE = f"{AVS_EXAMPLE}\n  {score_avqa.EXAMPLE}"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the tasks that can be scored."""
-    tasks = parser.add_subparsers(dest="task", required=True, metavar="avs")
+    tasks = parser.add_subparsers(dest="task", required=True, metavar="avs|avqa|identify")
+    score_avqa.configure(tasks)
     avs = tasks.add_parser(
         "avs",
         help="binary masks: M_J and M_F by both protocols",
@@ -22,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "folders, or by the last two parts of it: gt_masks/test/violin/ID/ID_1.png and predictions/ID/ID_1.png.\n"
         "M_F varies the threshold: hard masks (0 and 255) give another M_F than the probabilities they came from.\n"
         "Exit code 3 and no scores if a file is missing, has no truth, is unreadable or of another size.",
-        epilog=f"example:\n  {EXAMPLE}",
+        epilog=f"example:\n  {AVS_EXAMPLE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     avs.add_argument("--pred", required=True, metavar="DIR", help="folder of predicted masks")
@@ -39,6 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Scores, prints, and returns 3 if there was nothing to trust."""
+    if args.task != "avs":
+        return score_avqa.run(args)
     from tqdm import tqdm
 
     from crossmamba.data.images import read_mask, read_probability

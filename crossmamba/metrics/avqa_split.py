@@ -74,7 +74,9 @@ class SplitGuess:
             lines = [f"no file is the only one that explains this row; best is {best.name}:"]
         else:
             lines = [f"{self.name}" + (" (with Cnt before Loc)" if best.swapped else "")]
-        lines += [f"  {fit.name:18} {fit.fits:2} of {fit.given} columns" for fit in self.fits if fit.swapped is False]
+        best_of = {fit.name: fit for fit in reversed(self.fits)}  # the better of both orders
+        ranked = sorted(best_of.values(), key=lambda fit: -fit.fits)
+        lines += [f"  {fit.name:18} {fit.fits:2} of {fit.given} columns" for fit in ranked]
         if self.name is not None:
             counts = [f"{name} {'-' if k is None else k}" for name, k in zip(COLUMNS, best.correct, strict=True)]
             lines.append(f"  correct answers: {', '.join(counts)}")
@@ -139,7 +141,7 @@ def _fit(name: str, sizes: Sequence[int], values: list[tuple[float, int] | None]
         total = sum(sizes[i] for i in parts) if parts else sizes[KINDS.index(column)]
         correct[column] = None if value is None else _whole(value, total)
         if parts and value is not None:
-            of_parts = [correct[KINDS[i]] if KINDS[i] in correct else None for i in parts]
+            of_parts = [correct[KINDS[i]] for i in parts]
             if None not in of_parts:
                 hits = sum(k for k in of_parts if k is not None)
                 if _explains(hits, total, value):

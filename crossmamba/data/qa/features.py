@@ -42,8 +42,6 @@ __all__ = [
     "FeatureStore",
     "feature_kind",
     "frame_rows",
-    "load_pair",
-    "paired_rows",
     "whole_seconds",
 ]
 
@@ -186,6 +184,11 @@ class FeatureStore:
         self.kind = feature_kind(name)
         self.folder = self._find(Path(root), folder)
 
+    @property
+    def name(self) -> str:
+        """Of the kind."""
+        return self.kind.name
+
     def _find(self, root: Path, folder: str | Path | None) -> Path:
         places = [root / name for name in self.kind.folders] if folder is None else [root / folder]
         found = [place for place in places if place.is_dir()]
@@ -255,33 +258,3 @@ class FeatureStore:
                 f"{path}: shape {list(stored.shape)}; {self.kind.name} features are {self.kind.stored_text}"
             )
         return stored
-
-
-def paired_rows(audio: FeatureStore, visual: FeatureStore, video_id: str, frames: int) -> NDArray[np.int64]:
-    """The rows to read of both, see `frame_rows`.
-
-    Raises:
-        DataError: T differs between the modalities (after cutting at 60), or is below `frames`; both are named.
-    """
-    heard, seen = audio.rows(video_id), visual.rows(video_id)
-    both = (
-        f"video {video_id}: {heard} rows of {audio.kind.name} ({audio.path(video_id)}), "
-        f"{seen} of {visual.kind.name} ({visual.path(video_id)})"
-    )
-    if heard != seen:
-        raise DataError(f"{both}; both need the same T: extract the shorter one again")
-    if heard < frames:
-        raise DataError(f"{both}; {frames} frames are wanted: ask for fewer frames, or extract the video again")
-    return frame_rows(heard, frames)
-
-
-def load_pair(
-    audio: FeatureStore, visual: FeatureStore, video_id: str, frames: int = 10
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Sound (frames, C) and pictures (frames, ...) of the same seconds of a video.
-
-    Raises:
-        DataError: as `paired_rows` and `FeatureStore.load`.
-    """
-    rows = paired_rows(audio, visual, video_id, frames)
-    return audio.load(video_id, rows), visual.load(video_id, rows)

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from crossmamba.data.qa.features import FeatureStore, feature_kind, paired_rows
+from crossmamba.data.qa.features import FeatureStore, feature_kind, frame_rows
 from crossmamba.data.qa.raw import Silent, check_silent, read_log_mel, read_pictures, rows_of, video_file
 from crossmamba.errors import DataError, UsageError
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "VideoInputs", "list_missing"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "VideoInputs", "VideoStore", "list_missing", "paired_rows"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 RAW_AUDIO, RAW_VISUAL = "log_mel", "frames"
+
+
+class VideoStore(Protocol):
+    """Stored features of one kind: `features.FeatureStore`, `h5.H5Store`."""
+
+    def path(self, item: str | int) -> Any: ...
+    def missing(self, items: Iterable[str | int]) -> list[str]: ...
+    def rows(self, item: str | int) -> int: ...
+    def load(self, item: str | int, rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]: ...
+    @property
+    def name(self) -> str: ...
 
 
 class VideoInputs:
@@ -32,6 +46,7 @@ class VideoInputs:
         mean, std: raw pictures in [0, 1] are normalised with these.
         silent: what a raw video without sound gives, see `raw.read_log_mel`.
         audio_folder, visual_folder, video_folder: other places than the published ones.
+        stores: features of further kinds, by name.
 
     Raises:
         UsageError: an unknown kind, or a number out of range.
@@ -52,6 +67,7 @@ class VideoInputs:
         audio_folder: str | None = None,
         visual_folder: str | None = None,
         video_folder: str = "videos",
+        stores: Mapping[str, VideoStore] | None = None,
     ) -> None:
         if frames < 1 or image_size < 1:
             raise UsageError(f"frames is {frames} and image_size {image_size}; both must be at least 1")
@@ -59,15 +75,18 @@ class VideoInputs:
         self.root, self.audio, self.visual = Path(root), audio, visual
         self.frames, self.image_size, self.silent = frames, image_size, silent
         self.mean, self.std = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
+        self._more = dict(stores or {})
         self.sounds = self._store(audio, RAW_AUDIO, "audio", audio_folder)
         self.pictures = self._store(visual, RAW_VISUAL, "visual", visual_folder)
         self.videos = self.root / video_folder
         if (self.sounds is None or self.pictures is None) and not self.videos.is_dir():
             raise DataError(f"{self.videos}: no folder of raw videos; it is needed for audio={audio}, visual={visual}")
 
-    def _store(self, name: str, raw: str, of: str, folder: str | None) -> FeatureStore | None:
+    def _store(self, name: str, raw: str, of: str, folder: str | None) -> VideoStore | None:
         if name == raw:
             return None
+        if name in self._more:
+            return self._more[name]
         try:
             feature_kind(name, of)
         except UsageError as error:
@@ -105,7 +124,7 @@ class VideoInputs:
         for store in (self.sounds, self.pictures):
             if store is not None and (stored := store.rows(video_id)) != seconds:
                 raise DataError(
-                    f"video {video_id}: {stored} rows of {store.kind.name} ({store.path(video_id)}), {seconds} seconds "
+                    f"video {video_id}: {stored} rows of {store.name} ({store.path(video_id)}), {seconds} seconds "
                     f"of raw video ({path}); both need the same T"
                 )
         audio = (
@@ -117,6 +136,24 @@ class VideoInputs:
             return audio, torch.from_numpy(self.pictures.load(video_id, rows))
         pixels = read_pictures(path, rows, self.image_size).float().div_(255)
         return audio, pixels.sub_(self.mean).div_(self.std)
+
+
+def paired_rows(audio: VideoStore, visual: VideoStore, video_id: str, frames: int) -> NDArray[np.int64]:
+    """The rows to read of both, see `frame_rows`.
+
+    Raises:
+        DataError: T differs between the modalities (after cutting at 60), or is below `frames`; both are named.
+    """
+    heard, seen = audio.rows(video_id), visual.rows(video_id)
+    both = (
+        f"video {video_id}: {heard} rows of {audio.name} ({audio.path(video_id)}), "
+        f"{seen} of {visual.name} ({visual.path(video_id)})"
+    )
+    if heard != seen:
+        raise DataError(f"{both}; both need the same T: extract the shorter one again")
+    if heard < frames:
+        raise DataError(f"{both}; {frames} frames are wanted: ask for fewer frames, or extract the video again")
+    return frame_rows(heard, frames)
 
 
 def list_missing(lines: Sequence[str], what: str) -> None:

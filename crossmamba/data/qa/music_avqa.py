@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from crossmamba.data.qa.annotations import (
     SPLITS,
@@ -25,8 +24,8 @@ from crossmamba.data.qa.annotations import (
     in_subset,
     read_questions,
 )
-from crossmamba.data.qa.features import FeatureStore, feature_kind
-from crossmamba.data.qa.inputs import VideoInputs, list_missing
+from crossmamba.data.qa.base import QuestionDataset, question_store
+from crossmamba.data.qa.inputs import VideoInputs
 from crossmamba.data.qa.splits import split_by_video
 from crossmamba.data.qa.vocabulary import MUSIC_AVQA, Vocabulary
 from crossmamba.errors import DataError, UsageError
@@ -34,7 +33,7 @@ from crossmamba.errors import DataError, UsageError
 __all__ = ["MusicAVQADataset"]
 
 
-class MusicAVQADataset(Dataset[dict[str, Any]]):
+class MusicAVQADataset(QuestionDataset):
     """One split; item i is question i, in the file's order (or its subset's).
 
     An item is a dict:
@@ -94,18 +93,13 @@ class MusicAVQADataset(Dataset[dict[str, Any]]):
         if questions is not None and questions < 1:
             raise UsageError(f"questions is {questions}; give at least 1, or None for all")
         self.root, self.split, self.frames = Path(root), split, frames
-        self.rows: list[QuestionRow] = self._read_rows(split, version, duplicates, subset, by_video, require_answers)
-        self.rows = self.rows[:questions]
-        if not self.rows:
+        rows = self._read_rows(split, version, duplicates, subset, by_video, require_answers)[:questions]
+        if not rows:
             raise DataError(f"{root}: split {split!r} has no question with subset={subset!r}, by_video={by_video}")
-        self.video_ids = sorted({row.video_id for row in self.rows})
-        self._video = {video: number for number, video in enumerate(self.video_ids)}
-        self.inputs = VideoInputs(root, audio, visual, frames=frames, **options)
-        list_missing(self.inputs.missing(self.video_ids), "files of videos are missing")
+        super().__init__(rows, VideoInputs(root, audio, visual, frames=frames, **options), cache_in_memory)
         self.vocabulary = vocabulary
-        self.questions = self._question_store(question)
-        self._words = [] if self.questions else [self._encode(row) for row in self.rows]
-        self._cache: dict[int, tuple[Tensor, Tensor]] | None = {} if cache_in_memory else None
+        self.question_features = None if question == "words" else question_store(root, question, "question", rows)
+        self._words = [] if self.question_features else [self._encode(row) for row in rows]
 
     def _read_rows(
         self, split: str, version: Version, duplicates: Duplicates, subset: Subset, by_video: bool, answers: bool
@@ -116,60 +110,13 @@ class MusicAVQADataset(Dataset[dict[str, Any]]):
             rows += read_questions(self.root, name, version, duplicates=duplicates, require_answers=answers)
         return in_subset(split_by_video(rows, split) if by_video else rows, subset)
 
-    def _question_store(self, question: str) -> FeatureStore | None:
-        if question == "words":
-            return None
-        feature_kind(question, "question")
-        nameless = [str(row.row) for row in self.rows if row.question_id is None]
-        list_missing(nameless, "rows have no question id, so no feature file: use question='words'; rows")
-        store = FeatureStore(self.root, question)
-        files = [str(store.path(name)) for name in store.missing(row.question_id or 0 for row in self.rows)]
-        list_missing(files, "question features are missing")
-        return store
-
     def _encode(self, row: QuestionRow) -> Tensor:
         try:
             return torch.from_numpy(self.vocabulary.encode(row.words))
         except UsageError as error:
             raise UsageError(f"{self.root}, split {self.split!r}, row {row.row}: {error}") from error
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        item = self.question(index)
-        audio, visual = self.video(int(item["video"]))
-        return {"audio": audio, "visual": visual, **item}
-
-    def question(self, index: int) -> dict[str, Tensor]:
-        """Item `index` without sound and pictures: a loader may read each video once for all its questions."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"question {index} of {len(self)}")
-        index %= len(self)
-        row = self.rows[index]
-        words = torch.from_numpy(self.questions.load(row.question_id or 0)) if self.questions else self._words[index]
-        return {
-            "question": words.clone(),
-            "answer": torch.tensor(row.answer_index),
-            "index": torch.tensor(index),
-            "video": torch.tensor(self._video[row.video_id]),
-        }
-
-    def video(self, number: int) -> tuple[Tensor, Tensor]:
-        """(audio, visual) of video `number` of `video_ids`; do not change them: the cache gives the same again.
-
-        Raises:
-            DataError: see the class.
-        """
-        if self._cache is not None and number in self._cache:
-            return self._cache[number]
-        name = self.video_ids[number]
-        try:
-            both = self.inputs.read(name)
-        except DataError as error:
-            if f"video {name}" in str(error):
-                raise
-            raise type(error)(f"video {name}: {error}") from error
-        if self._cache is not None:
-            self._cache[number] = both
-        return both
+    def texts(self, index: int) -> dict[str, Tensor]:
+        if self.question_features is None:
+            return {"question": self._words[index].clone()}
+        return {"question": torch.from_numpy(self.question_features.load(self.rows[index].question_id or 0))}
