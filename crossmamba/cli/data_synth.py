@@ -7,46 +7,73 @@ import json
 import os
 
 AVSBENCH = ("avsbench-ms3", "avsbench-s4")
+MUSIC_AVQA = "music-avqa"
 
-HELP = "render the synthetic world to files in AVSBench's layout"
+HELP = "render a synthetic world to files in AVSBench's or MUSIC-AVQA's layout"
 DESCRIPTION = (
-    "Renders the synthetic world to files (PNG, wav, csv, optionally mp4) in AVSBench's layout.\n"
-    "The same seed gives the same bytes for csv, masks and wav."
+    "Renders a synthetic world to files in a data set's layout:\n"
+    "  avsbench-ms3, avsbench-s4  objects that sound: PNG, wav, csv, masks, optionally mp4\n"
+    "  music-avqa                 concerts with questions: mp4, json, scene truth, ceilings\n"
+    "The same seed gives the same bytes for csv, json, masks and wav."
 )
-EXAMPLE = "crossmamba data synth avsbench-ms3 data/synthetic --clips 1000,100,300 --seed 0"
+EXAMPLE = """crossmamba data synth avsbench-ms3 data/synthetic --clips 1000,100,300 --seed 0
+  crossmamba data synth music-avqa data/concerts --videos 800,100,200 --seed 0"""
+
+_ONLY_AVSBENCH = ("clips", "world", "mp4", "log_mel")
+_ONLY_MUSIC = ("videos", "questions_per_video", "instruments", "split_by")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
-    parser.add_argument("dataset", choices=AVSBENCH)
+    parser.add_argument("dataset", choices=(*AVSBENCH, MUSIC_AVQA))
     parser.add_argument("out", metavar="OUT", help="folder to make; must be new or empty unless --overwrite")
-    parser.add_argument(
-        "--clips",
-        type=_clips,
-        default={"train": 1000, "val": 100, "test": 300},
-        metavar="N",
-        help="TRAIN,VAL,TEST, or one number for train (and 15 %% of it each for val and test); default 1000,100,300",
-    )
     parser.add_argument("--size", type=int, default=64, metavar="PIXELS", help="side of the frames (default 64)")
-    parser.add_argument("--seconds", type=int, help="length of a clip (default: 5, as AVSBench; 10 in the hard world)")
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        metavar="N|SHORTEST,LONGEST",
+        help="length of a clip (avsbench: one number, default 5, in the hard world 10; music-avqa: 10 to 60, default "
+        "10; two numbers draw it for each video)",
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--world", choices=("default", "bursts", "hard"), default="default", help="how hard it is to tell who sounds"
-    )
-    parser.add_argument(
-        "--mp4",
-        type=_videos,
-        default="all",
-        metavar="all|none|N",
-        help="videos of all clips (default), of none, or of the first N of each split; they take as long as the rest",
-    )
-    parser.add_argument("--log-mel", action="store_true", help="also write audio_log_mel, as AVSBench publishes it")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT's data set if there is one")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    _configure_avsbench(parser.add_argument_group("avsbench-ms3, avsbench-s4"))
+    _configure_music(parser.add_argument_group(MUSIC_AVQA))
 
 
-def _clips(text: str) -> dict[str, int] | int:
+def _configure_avsbench(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--clips",
+        type=_counts,
+        metavar="N",
+        help="TRAIN,VAL,TEST, or one number for train (and 15 %% of it each for val and test); default 1000,100,300",
+    )
+    group.add_argument("--world", choices=("default", "bursts", "hard"), help="how hard it is to tell who sounds")
+    group.add_argument(
+        "--mp4",
+        type=_videos,
+        metavar="all|none|N",
+        help="videos of all clips (default), of none, or of the first N of each split; they take as long as the rest",
+    )
+    group.add_argument(
+        "--log-mel", action="store_true", default=None, help="also write audio_log_mel, as AVSBench publishes it"
+    )
+
+
+def _configure_music(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--videos", type=_counts, metavar="N", help="as --clips; default 800,100,200")
+    group.add_argument("--questions-per-video", type=float, metavar="N", help="mean number of questions (default 8)")
+    group.add_argument("--instruments", type=int, metavar="N", help="kinds of instrument, 7 to 22 (default 8)")
+    group.add_argument(
+        "--split-by",
+        choices=("video", "question"),
+        help="video (default): each split has its own videos; question: all splits ask about all videos, as officially",
+    )
+
+
+def _counts(text: str) -> dict[str, int] | int:
     """`"1000,100,300"` to clips per split, `"1000"` to a number."""
     numbers = text.split(",")
     if len(numbers) not in (1, 3) or not all(number.strip().isdigit() for number in numbers):
@@ -54,6 +81,14 @@ def _clips(text: str) -> dict[str, int] | int:
     if len(numbers) == 1:
         return int(text)
     return dict(zip(("train", "val", "test"), map(int, numbers), strict=True))
+
+
+def _seconds(text: str) -> tuple[int, int]:
+    """`"10"` or `"10,60"` to the shortest and the longest."""
+    numbers = text.split(",")
+    if len(numbers) > 2 or not all(number.strip().isdigit() for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r}: give whole seconds, or SHORTEST,LONGEST such as 10,60")
+    return int(numbers[0]), int(numbers[-1])
 
 
 def _videos(text: str) -> str | int:
@@ -65,26 +100,73 @@ def _videos(text: str) -> str | int:
 
 def run(args: argparse.Namespace) -> int:
     """Renders the set."""
-    from crossmamba.data.synth import synthesize
+    from crossmamba.errors import UsageError
 
+    music = args.dataset == MUSIC_AVQA
+    misplaced = [name for name in (_ONLY_AVSBENCH if music else _ONLY_MUSIC) if getattr(args, name) is not None]
+    if misplaced:
+        flags = ", ".join("--" + name.replace("_", "-") for name in misplaced)
+        raise UsageError(f"{flags}: not an option of {args.dataset}; see `crossmamba data synth --help`.")
+    return _run_music(args) if music else _run_avsbench(args)
+
+
+def _run_avsbench(args: argparse.Namespace) -> int:
+    from crossmamba.data.synth import synthesize
+    from crossmamba.errors import UsageError
+
+    if args.seconds is not None and args.seconds[0] != args.seconds[1]:
+        raise UsageError(f"--seconds {args.seconds[0]},{args.seconds[1]}: clips of {args.dataset} have one length.")
+    clips = {"train": 1000, "val": 100, "test": 300} if args.clips is None else args.clips
+    world = args.world or "default"
     root = synthesize(
         args.dataset,
         args.out,
-        clips=args.clips,
+        clips=clips,
         size=args.size,
-        seconds=args.seconds,
+        seconds=None if args.seconds is None else args.seconds[0],
         seed=args.seed,
-        world=args.world,
-        mp4=args.mp4,
-        log_mel=args.log_mel,
+        world=world,
+        mp4="all" if args.mp4 is None else args.mp4,
+        log_mel=bool(args.log_mel),
         workers=args.workers,
         progress=not args.json,
         overwrite=args.overwrite,
     )
-    made = {"root": str(root), "dataset": args.dataset, "clips": args.clips, "seed": args.seed, "world": args.world}
+    made = {"root": str(root), "dataset": args.dataset, "clips": clips, "seed": args.seed, "world": world}
     if args.json:
         print(json.dumps(made))
     else:
-        print(f"{root}: {args.dataset}, {args.world} world, seed {args.seed}")
+        print(f"{root}: {args.dataset}, {world} world, seed {args.seed}")
         print(f"next: crossmamba data verify {args.dataset} {args.out}")
+    return 0
+
+
+def _run_music(args: argparse.Namespace) -> int:
+    from crossmamba.data.synth.music import summarize_music_avqa, synthesize_music_avqa
+
+    given = {name: getattr(args, name) for name in _ONLY_MUSIC[1:] if getattr(args, name) is not None}
+    root = synthesize_music_avqa(
+        args.out,
+        videos={"train": 800, "val": 100, "test": 200} if args.videos is None else args.videos,
+        size=args.size,
+        seconds=args.seconds or (10, 10),
+        seed=args.seed,
+        workers=args.workers,
+        progress=not args.json,
+        overwrite=args.overwrite,
+        **given,
+    )
+    made = summarize_music_avqa(root)
+    if args.json:
+        print(json.dumps(made))
+        return 0
+    print(f"{root}: {args.dataset}, seed {args.seed}")
+    for split in ("train", "val", "test"):
+        print(f"  {split:5} {made['videos'][split]:6} videos {made['questions'][split]:7} questions")
+    for name, ceiling in made["ceilings"].items():
+        if ceiling["All"] is not None:
+            print(
+                f"  {name:14} at most {ceiling['All']:6.2f} % of all, {ceiling['AV']:6.2f} % of audio-visual questions"
+            )
+    print(f"next: crossmamba data verify {args.dataset} {args.out}")
     return 0

@@ -29,7 +29,8 @@ from crossmamba.data.synth.music.answers import answer
 from crossmamba.data.synth.music.ceilings import music_ceilings
 from crossmamba.data.synth.music.instruments import KINDS, SIZES, kinds_of_world
 from crossmamba.data.synth.music.scene import PLACES, Concert, plan_concert
-from crossmamba.data.synth.music.synthesize import synthesize_music_avqa
+from crossmamba.data.synth.music.sheet import draw_concert_sheet
+from crossmamba.data.synth.music.synthesize import summarize_music_avqa, synthesize_music_avqa
 from crossmamba.data.synth.music.truth import ConcertTruth, read_truth
 
 __all__ = [
@@ -39,9 +40,11 @@ __all__ = [
     "Concert",
     "ConcertTruth",
     "answer",
+    "draw_concert_sheet",
     "kinds_of_world",
     "music_ceilings",
     "plan_concert",
     "read_truth",
+    "summarize_music_avqa",
     "synthesize_music_avqa",
 ]

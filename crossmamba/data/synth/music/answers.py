@@ -8,10 +8,11 @@ What the words mean here, where the templates leave it open:
 * loudest, lowest, louder: `LOUDER` times the loudness or more. Lowest is the softest of those on the stage that play.
 * more rhythmic: `FASTER` times the strokes per second or more. Playing longer: by two steps or more.
 * at the same time: two steps or more together, and no time at all together with any other kind on the stage.
-* left, right of: all instruments on that side are of one kind. A column (`on the left`) is named where exactly one
-  instrument of those meant stands in it.
-* Audio comparisons: each kind has one voice. Audio-Visual comparisons that name kinds: one of the two kinds stands
-  on the stage twice, else the places would say nothing.
+* left, right of: the next column on that side, where all are of one kind. A column (`on the left`) is named where
+  exactly one instrument of those meant stands in it. `What is the <LR> instrument of the <FL> sounding instrument?` is
+  asked where all three columns are taken, else the picture would leave only one possibility.
+* Audio comparisons: each kind has one voice. Audio-Visual comparisons that name kinds: of one of the two kinds two
+  instruments on the stage play, else the places would say nothing that the names do not.
 * `What kind of musical instrument is it?`, `Is this sound from the instrument in the video?`: one instrument is seen;
   for the second, all voices or none are its.
 """
@@ -74,12 +75,13 @@ def _kind_of_all(things: Sequence[Instrument]) -> Answer:
 
 
 def _beside(c: Concert, thing: Instrument, side: str) -> Answer:
-    """The kind of all that stands on one side of an instrument."""
-    if side == "left":
-        return _kind_of_all([t for t in c.stage.instruments if t.column < thing.column])
-    if side == "right":
-        return _kind_of_all([t for t in c.stage.instruments if t.column > thing.column])
-    return None
+    """The kind of all in the next column on one side of an instrument that holds any."""
+    if side not in ("left", "right"):
+        return None
+    towards = -1 if side == "left" else 1
+    on_side = [t for t in c.stage.instruments if (t.column - thing.column) * towards > 0]
+    nearest = min((abs(t.column - thing.column) for t in on_side), default=0)
+    return _kind_of_all([t for t in on_side if abs(t.column - thing.column) == nearest])
 
 
 def _extreme(starts: Sequence[int], which: str) -> int | None:
@@ -199,7 +201,9 @@ def first_sound_from(c: Concert, v: Values) -> Answer:
 def beside_first_sounding(c: Concert, v: Values) -> Answer:
     players = _players(c)
     k = _extreme([voice.start for _, voice in players], v[1])
-    return None if k is None else _beside(c, players[k][0], v[0])
+    if k is None or len({t.column for t in c.stage.instruments}) < 3:
+        return None
+    return _beside(c, players[k][0], v[0])
 
 
 def where_loudest(c: Concert, v: Values) -> Answer:
@@ -248,7 +252,8 @@ def sounding_kinds(c: Concert, v: Values) -> Answer:
 
 
 def _pair_named(c: Concert, v: Values) -> tuple[Voice, Voice] | None:
-    if v[1] == v[3] or max(len(_seen(c, v[0])), len(_seen(c, v[2]))) < 2:
+    playing = [t.kind for t, _ in _players(c)]
+    if v[1] == v[3] or max(playing.count(v[0]), playing.count(v[2])) < 2:
         return None
     first, second = _at(c, v[1], v[0]), _at(c, v[3], v[2])
     return _both_play(first, second)

@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from crossmamba.data.qa.templates import TEMPLATES
 from crossmamba.data.synth.music.answers import ANSWERERS, POSITION
@@ -75,13 +76,14 @@ class _Item:
     answer: str
 
 
-def music_ceilings(root: str | Path, split: str = "test", seed: int = 0) -> dict[str, Any]:
+def music_ceilings(root: str | Path, split: str = "test", *, seed: int = 0, progress: bool = False) -> dict[str, Any]:
     """The ceilings of a split, in percent, for the 13 columns and for each template.
 
     Args:
         root: the set.
         split: the one to score; `from_train` uses the train questions.
         seed: of the draws.
+        progress: whether to show a bar on stderr.
 
     Returns:
         split, questions, columns (names), and under question_only, picture_only and sound_only what the module's text
@@ -93,7 +95,7 @@ def music_ceilings(root: str | Path, split: str = "test", seed: int = 0) -> dict
     items, train = _items(Path(root), split), _items(Path(root), "train")
     videos = sorted({item.video_id for item in items})
     concerts = {video_id: read_truth(root, video_id).concert for video_id in videos}
-    weights = _weights(items, [concerts[v] for v in videos])
+    weights = _weights(Path(root))
     result: dict[str, Any] = {
         "split": split,
         "questions": len(items),
@@ -105,12 +107,12 @@ def music_ceilings(root: str | Path, split: str = "test", seed: int = 0) -> dict
         },
     }
     for name, redraw in (("picture_only", other_sound), ("sound_only", other_picture)):
-        result[name] = _posterior_scores(items, concerts, weights, redraw, seed)
+        result[name] = _posterior_scores(items, concerts, weights, redraw, seed, name if progress else "")
     result["how"] = " ".join((__doc__ or "").split())
     return result
 
 
-def _items(root: Path, split: str) -> list[_Item]:
+def _items(root: Path, split: str, needed: bool = True) -> list[_Item]:
     path = root / "json_update" / f"avqa-{split}.json"
     try:
         rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
@@ -120,7 +122,7 @@ def _items(root: Path, split: str) -> list[_Item]:
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not the questions of a concert set ({error!r}).") from error
-    if not items:
+    if needed and not items:
         raise DataError(f"{path}: no questions.")
     return items
 
@@ -141,14 +143,17 @@ def _majority(items: Sequence[_Item], source: Sequence[_Item], with_values: bool
     return np.array(right)
 
 
-def _weights(items: Sequence[_Item], concerts: Sequence[Concert]) -> dict[tuple[int, str], float]:
-    """Asked over possible questions of each (template, answer)."""
-    asked = Counter((item.template, item.answer) for item in items)
-    weights = {}
+def _weights(root: Path) -> dict[tuple[int, str], float]:
+    """Asked over possible questions of each (template, answer), over all splits."""
+    asked: Counter[tuple[int, str]] = Counter()
+    possible: Counter[tuple[int, str]] = Counter()
+    videos = sorted(path.stem for path in (root / "scene_truth").glob("*.json"))
+    concerts = [read_truth(root, video_id).concert for video_id in videos]
     for template in range(len(TEMPLATES)):
-        possible: Counter[str] = Counter(q.answer for q in all_questions(concerts, template))
-        weights.update({(template, a): asked[template, a] / n for a, n in possible.items()})
-    return weights
+        possible.update((template, q.answer) for q in all_questions(concerts, template))
+    for path in sorted((root / "json_update").glob("avqa-*.json")):
+        asked.update((item.template, item.answer) for item in _items(root, path.stem.removeprefix("avqa-"), False))
+    return {key: asked[key] / n for key, n in possible.items()}
 
 
 def _posterior_scores(
@@ -157,13 +162,15 @@ def _posterior_scores(
     weights: dict[tuple[int, str], float],
     redraw: Redraw,
     seed: int,
+    label: str,
 ) -> dict[str, Any]:
-    """realised, expected and draws of one modality."""
+    """realised, expected and draws of one modality; a label asks for a bar."""
     by_video: dict[str, list[int]] = defaultdict(list)
     for k, item in enumerate(items):
         by_video[item.video_id].append(k)
     right, expected, useful = np.zeros(len(items)), np.zeros(len(items)), np.zeros(len(items), np.int64)
-    for number, video_id in enumerate(sorted(by_video)):
+    bar = tqdm(sorted(by_video), desc=f"ceiling {label}", unit="video", disable=not label)
+    for number, video_id in enumerate(bar):
         rng = np.random.default_rng((6, seed, number))
         mine = by_video[video_id]
         halves = _draw(concerts[video_id], [items[k] for k in mine], weights, redraw, rng)

@@ -2,8 +2,8 @@
 
 From all questions that have a clear answer, `choose` takes one after the other for each template: the answer that was
 taken least, of this answer the values (`violin`, `left`, ...) where it lags most behind the others, and of these the
-scene that has fewest questions yet. What is left over is cut back to the cap, so that knowing the template, or the
-template and its values, tells little of the answer.
+scene that has fewest questions of this template. What is left over is cut back to the cap, so that knowing the
+template, or the template and its values, tells little of the answer.
 """
 
 from __future__ import annotations
@@ -74,16 +74,11 @@ def choose(
         taken: keys of questions not to ask; those chosen are added.
     """
     taken = set() if taken is None else taken
-    asked: Counter[int] = Counter()  # questions of each scene
     chosen: list[Question] = []
     quota = ceil(number / len(TEMPLATES))
     pools = [[q for q in all_questions(concerts, k) if q.key not in taken] for k in range(len(TEMPLATES))]
-    for template in sorted(
-        range(len(TEMPLATES)), key=lambda k: len(pools[k])
-    ):  # the rarest first: most bound to scenes
-        of_template = _balanced(pools[template], quota, CAPS[TEMPLATES[template].answers], asked, rng)
-        chosen += of_template
-        asked.update(q.scene for q in of_template)
+    for template, pool in enumerate(pools):
+        chosen += _balanced(pool, quota, CAPS[TEMPLATES[template].answers], rng)
     if len(chosen) > number:
         chosen = [chosen[int(k)] for k in np.sort(rng.permutation(len(chosen))[:number])]
     taken |= {q.key for q in chosen}
@@ -91,9 +86,7 @@ def choose(
     return sorted((chosen[int(k)] for k in order), key=lambda q: q.scene)
 
 
-def _balanced(
-    pool: list[Question], quota: int, cap: float, asked: Counter[int], rng: np.random.Generator
-) -> list[Question]:
+def _balanced(pool: list[Question], quota: int, cap: float, rng: np.random.Generator) -> list[Question]:
     """Up to `quota` questions of one template, no answer above the cap."""
     buckets: dict[str, dict[tuple[str, ...], list[Question]]] = defaultdict(lambda: defaultdict(list))
     for k in rng.permutation(len(pool)):
@@ -112,9 +105,7 @@ def _balanced(
         by_values = buckets[answer]
         values = min(by_values, key=lambda v: _lead(of_values[v], answer))
         bucket = by_values[values]
-        best = min(
-            range(len(bucket)), key=lambda k: (own[bucket[k].scene], asked[bucket[k].scene] + own[bucket[k].scene])
-        )
+        best = min(range(len(bucket)), key=[own[q.scene] for q in bucket].__getitem__)
         question = bucket.pop(best)
         if not bucket:
             del by_values[values]

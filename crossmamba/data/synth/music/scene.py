@@ -25,13 +25,13 @@ ROOMS = ("indoor", "outdoor")
 SECONDS = (10, 60)
 """Shortest and longest clip."""
 
-P_VISIBLE = {1: 0.2, 2: 0.25, 3: 0.3, 4: 0.25}
+P_VISIBLE = {1: 0.23, 2: 0.21, 3: 0.31, 4: 0.25}
 """How many instruments stand on the stage."""
 P_PAIR = 0.6
 """With two or more: two are of one kind, a large and a small one."""
 P_SECOND_PAIR = 0.3
 """With four, two of which are a pair: the other two are one too."""
-P_FOREIGN = {1: 0.4, 2: 0.12, 3: 0.12, 4: 0.12}
+P_FOREIGN = {1: 0.45, 2: 0.12, 3: 0.12, 4: 0.12}
 """Nobody on the stage plays, all sound comes from elsewhere."""
 P_PLAYS = 0.68
 """Otherwise each plays with this probability, at least one does."""

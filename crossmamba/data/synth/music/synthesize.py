@@ -125,7 +125,7 @@ def synthesize_music_avqa(
         _render_all(job, clips, workers, progress)
         _ask_all(job, clips, counts, questions_per_video, split_by)
         if counts["train"] and counts["test"] and not (root / "ceilings.json").exists():
-            text = json.dumps(music_ceilings(root), indent=1) + "\n"
+            text = json.dumps(music_ceilings(root, progress=progress), indent=1) + "\n"
             write_bytes(root / "ceilings.json", text.encode())
     except OSError as error:
         raise DataError(f"{root}: cannot write the set ({error}); free some space and call again.") from error
@@ -213,3 +213,34 @@ def _ask_all(job: _Job, clips: list[_Clip], counts: Mapping[str, int], per_video
         text = json.dumps(rows, indent=2) + "\n"
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             write_bytes(path, text.encode())
+
+
+def summarize_music_avqa(root: str | Path) -> dict[str, Any]:
+    """What a set holds: root, dataset, seed, videos and questions per split, and the ceilings' 13 columns.
+
+    Raises:
+        DataError: no such set, or one of its files is unreadable.
+    """
+    folder = Path(root)
+    try:
+        settings = json.loads((folder / "world.json").read_text(encoding="utf-8"))
+        questions = {
+            split: len(json.loads((folder / "json_update" / f"avqa-{split}.json").read_text(encoding="utf-8")))
+            for split in SPLITS
+        }
+        path = folder / "ceilings.json"
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        ceilings = {}
+        if found:
+            ceilings["question_only"] = found["question_only"]["from_train"]["columns"]
+            ceilings |= {name: found[name]["realised"]["columns"] for name in ("picture_only", "sound_only")}
+        return {
+            "root": str(folder),
+            "dataset": settings["dataset"],
+            "seed": settings["seed"],
+            "videos": settings["videos"],
+            "questions": questions,
+            "ceilings": ceilings,
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder}: not a set of `crossmamba data synth music-avqa` ({error!r}).") from error
