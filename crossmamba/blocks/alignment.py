@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crossmamba.blocks.hyperbolic import CLIP_RADIUS, clip_tangent, dist, exp0, log0, project
+from crossmamba.blocks.hyperbolic import CLIP_RADIUS, clip_tangent, dist, exp0, log0, project, without_autocast
 
 ALIGNMENTS = ("distance", "infonce", "gram_mse")
 
@@ -41,7 +41,7 @@ class AdaptiveCurvature(nn.Module):
 
     def forward(self, a: Tensor, v: Tensor) -> Tensor:
         """(V, T, D), (V, T, D) -> c (V, 1, 1)."""
-        with torch.autocast(a.device.type, enabled=False):
+        with without_autocast(a):
             both = torch.cat([_mean(a), _mean(v)], dim=-1).to(self.linear.weight.dtype)  # (V, 2 D)
             return (self.c_min + self.k0 * torch.sigmoid(self.linear(both)))[:, None]
 
@@ -106,7 +106,7 @@ class GramLoss(nn.Module):
 
     def forward(self, a: Tensor, v: Tensor, c: Tensor) -> Tensor:
         """a, v (V, T, D), c (V, 1, 1) -> ()."""
-        with torch.autocast(a.device.type, enabled=False):
+        with without_autocast(a):
             grams = []
             for x in (a, v):
                 rows = F.normalize(log0(project(_mean(x), c[:, 0]), c[:, 0]), dim=-1)  # (V, D)
@@ -148,7 +148,7 @@ class HyperbolicAlignment(nn.Module):
         losses = {"alignment": self.weight * self.loss(a, v, c)} if self.training else {}
         points = to_ball(a, c), to_ball(v, c)
         onward = points if self.space == "ball" else (log0(points[0], c), log0(points[1], c))
-        if not torch.is_autocast_enabled(a.device.type):  # a model all in half precision goes on in it
+        if a.is_meta or not torch.is_autocast_enabled(a.device.type):  # a model all in half precision goes on in it
             onward = onward[0].to(a.dtype), onward[1].to(v.dtype)
         return *onward, losses
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -41,13 +42,20 @@ def _wide(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def run(*arguments: Any, **named: Any) -> Tensor:
         tensors = [value for value in (*arguments, *named.values()) if isinstance(value, Tensor)]
         dtype = torch.float64 if any(value.dtype == torch.float64 for value in tensors) else torch.float32
-        with torch.autocast(tensors[0].device.type, enabled=False):
+        with without_autocast(tensors[0]):
             return function(
                 *(_to(value, dtype) for value in arguments),
                 **{name: _to(value, dtype) for name, value in named.items()},
             )
 
     return run
+
+
+def without_autocast(like: Tensor) -> AbstractContextManager[Any]:
+    """Autocast off on that tensor's device; nothing to do where there is no autocast (the meta device)."""
+    if not torch.amp.is_autocast_available(like.device.type):
+        return nullcontext()
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def _to(value: Any, dtype: torch.dtype) -> Any:
