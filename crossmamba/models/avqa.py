@@ -19,8 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossmamba.encoders import build_picture_encoder, build_sound_encoder
-from crossmamba.encoders.base import PictureEncoder, SoundEncoder
+from crossmamba.encoders import (
+    FRAME_ENCODERS,
+    PICTURE_ENCODERS,
+    FrameEncoder,
+    FrameFeatures,
+    PictureEncoder,
+    SoundEncoder,
+    build_frame_encoder,
+    build_picture_encoder,
+    build_sound_encoder,
+)
 from crossmamba.encoders.text import LSTMQuestion, VectorQuestion
 from crossmamba.errors import UsageError
 
@@ -128,22 +137,30 @@ class StoredPicture(nn.Module):
 
 
 class EncodedPicture(nn.Module):
-    """Frames through a picture encoder; its coarsest level (stride 32) is the grid."""
+    """Frames through a picture encoder: CLIP's or ResNet-18's grid, or the coarsest level (stride 32) of a pyramid."""
 
-    def __init__(self, encoder: PictureEncoder) -> None:
+    def __init__(self, encoder: PictureEncoder | FrameEncoder) -> None:
         super().__init__()
-        self.encoder, self.dim, self.needs = encoder, encoder.channels[-1], (3, None, None)
+        self.encoder = encoder
+        if isinstance(encoder, PictureEncoder):
+            self.dim, size = encoder.channels[-1], None
+        else:
+            self.dim, size = encoder.dim, encoder.size
+        self.needs = (3, *(size or (None, None)))
 
     def forward(self, visual: Tensor) -> Tensor:
         """(V, T, 3, S, S) RGB, normalised as the encoder wants it -> (V, T, h, w, dim).
 
         Raises:
-            UsageError: another shape.
+            UsageError: another shape, or an encoder that gives no grid.
         """
         if visual.dim() != 5 or visual.shape[2] != 3:
             raise UsageError(f"visual is frames (videos, seconds, 3, S, S), got {tuple(visual.shape)}")
-        maps = self.encoder(visual.flatten(0, 1))[-1]  # (V*T, C, h, w)
-        return maps.permute(0, 2, 3, 1).unflatten(0, visual.shape[:2])
+        seen = self.encoder(visual.flatten(0, 1))
+        grid = seen.grid if isinstance(seen, FrameFeatures) else seen[-1]  # (V*T, C, h, w)
+        if grid is None:
+            raise UsageError(f"{type(self.encoder).__name__} gives no grid: choose an encoder with one")
+        return grid.permute(0, 2, 3, 1).unflatten(0, visual.shape[:2])
 
 
 def build_audio_input(name: str, dim: int, /, **options: Any) -> StoredSound | EncodedSound:
@@ -151,9 +168,21 @@ def build_audio_input(name: str, dim: int, /, **options: Any) -> StoredSound | E
     return StoredSound(dim) if name == "features" else EncodedSound(build_sound_encoder(name, **options))
 
 
-def build_visual_input(name: str, dim: int, /, **options: Any) -> StoredPicture | EncodedPicture:
-    """ "features" (stored, `dim` channels), or a picture encoder's name with its options, on frames."""
-    return StoredPicture(dim) if name == "features" else EncodedPicture(build_picture_encoder(name, **options))
+def build_visual_input(name: str, dim: int, **options: Any) -> StoredPicture | EncodedPicture:
+    """ "features" (stored, `dim` channels), or a picture or frame encoder's name with its options, on frames.
+
+    Raises:
+        UsageError: an unknown name or option.
+    """
+    if name == "features":
+        return StoredPicture(dim)
+    if name in FRAME_ENCODERS:
+        return EncodedPicture(build_frame_encoder(name, **options))
+    if name in PICTURE_ENCODERS:
+        return EncodedPicture(build_picture_encoder(name, **options))
+    raise UsageError(
+        f"visual_input is 'features' or one of {', '.join([*PICTURE_ENCODERS, *FRAME_ENCODERS])}, not {name!r}"
+    )
 
 
 class AnswerHead(nn.Linear):

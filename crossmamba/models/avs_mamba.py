@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from crossmamba.blocks import FusionScan, MaskHead, MixFFN, ScanLayer, ScanMixer
+from crossmamba.blocks import CMFusion, FusionScan, MaskHead, MixFFN, ScanLayer, ScanMixer
 from crossmamba.blocks.layers import from_maps, to_maps, upsample
 from crossmamba.blocks.scan_mixer import FRAME_ROUTES, TEMPORAL_ROUTES
 from crossmamba.encoders import build_picture_encoder, build_sound_encoder
@@ -249,7 +249,8 @@ def avs_mamba(
         temporal_kernel: 3 reads IV-B's "3D convolution" literally.
         mad_layers: 0 is "w/o MAD". mad_frame, mad_temporal: Table V. cip_temporal, cip_fusion: Table VI; both False
             is "w/o CIP" (a plain feature pyramid remains).
-        fusion: "scan" (the paper), or a baseline in its place: "film", "cross_attention", "none".
+        fusion: "scan" (the paper), "cm_mamba" (AV-Mamba's block, see `CMFusion`; it has no routes), or a baseline in
+            its place: "film", "cross_attention", "none".
         share_s4_temporal: the released code's reuse of the stride-8 Temporal Mamba at stride 4.
         upsampling: "nearest" (released code) or "bilinear" (paper).
         head_hidden, head_channels, head_bias, head_scale: see `MaskHead`. drop_path: of every residual scan.
@@ -274,6 +275,8 @@ def avs_mamba(
             return KeepSound() if keep == "sound" else KeepPicture()
         if fusion == "scan":
             return FusionScan(width, keep, routes, drop_path=drop_path, **scan)
+        if fusion == "cm_mamba":
+            return CMFusion(width, keep, over_clip=len(routes[0]) == 4, **{**scan, "dt_rank": dt_rank or "auto"})
         return build_fusion(fusion, width, keep, over_clip=len(routes[0]) == 4)
 
     def mte_layer() -> nn.Sequential:

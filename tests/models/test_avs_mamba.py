@@ -80,7 +80,7 @@ SWITCHES = [
     {"mad_layers": 0}, {"mad_frame": False}, {"mad_temporal": False},
     {"cip_temporal": False}, {"cip_fusion": False}, {"cip_temporal": False, "cip_fusion": False},
     *({"scan_orders": n} for n in (2, 4, 6, 8, 10, 12)), {"scan_orders": ["HTW-", "THW+"]},
-    {"fusion": "film"}, {"fusion": "cross_attention"}, {"fusion": "none"},
+    {"fusion": "film"}, {"fusion": "cm_mamba"}, {"fusion": "cross_attention"}, {"fusion": "none"},
     {"share_s4_temporal": True}, {"upsampling": "bilinear"}, {"temporal_kernel": 3}, {"linear_init": "trunc_normal"},
 ]  # fmt: skip
 
