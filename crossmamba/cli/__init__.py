@@ -15,7 +15,7 @@ import sys
 
 from crossmamba.errors import CrossmambaError, DataError, UsageError
 
-VERBS = ("demo", "train", "eval", "predict", "score", "data", "models", "configs", "bench", "doctor")
+VERBS = ("demo", "train", "eval", "study", "predict", "score", "data", "models", "configs", "bench", "doctor")
 
 
 def main(argv: list[str] | None = None) -> int:
