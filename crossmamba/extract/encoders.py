@@ -28,7 +28,11 @@ from crossmamba.encoders import (
     load_encoder_weights,
     read_state_dict,
 )
+from crossmamba.encoders.clip import CLIP_SIZES
 from crossmamba.encoders.clip_tokens import ClipTokens
+from crossmamba.encoders.r2plus1d import R2Plus1D
+from crossmamba.encoders.resnet import ResNetFrames
+from crossmamba.encoders.vggish import VGGish
 from crossmamba.errors import CheckpointError, UsageError
 from crossmamba.extract.reading import Second, View, jpeg_bytes
 from crossmamba.extract.recipes import CLIP_FRAMES, INSTANT, Recipe
@@ -219,12 +223,8 @@ def _source(recipe: Recipe, weights: Mapping[str, str]) -> str:
     """The weights' file for a feature, folders of the small encoders resolved."""
     source = weights.get(recipe.name, weights.get(recipe.weights))
     if source is None:
-        published = "crossmamba's own training writes them (docs: small encoders)"
-        if recipe.weights not in _FOLDER_FILES:
-            with torch.device("meta"):
-                published = f"published: {_build(recipe, RANDOM).published}"
         raise UsageError(
-            f"feature {recipe.name} needs weights: --weights {recipe.weights}=FILE ({published}); "
+            f"feature {recipe.name} needs weights: --weights {recipe.weights}=FILE ({_published(recipe.weights)}); "
             f"{recipe.weights}=random only to measure time and space"
         )
     file = _FOLDER_FILES.get(recipe.weights)
@@ -235,6 +235,16 @@ def _source(recipe: Recipe, weights: Mapping[str, str]) -> str:
         if Path(source).is_dir():
             raise CheckpointError(f"{source}: neither {file} nor model/{file} is in it")
     return source
+
+
+def _published(weights: str) -> str:
+    """Where the published weights are, without building the encoder."""
+    if weights in _FOLDER_FILES:
+        return f"the run folder of a training of small encoders, or its {_FOLDER_FILES[weights]}"
+    if weights in CLIP_SIZES:
+        return f"published: {CLIP_SIZES[weights].published}"
+    classes: dict[str, type[Encoder]] = {"vggish": VGGish, "resnet18": ResNetFrames, "r2plus1d_18": R2Plus1D}
+    return f"published: {classes[weights].published}"
 
 
 def _build(recipe: Recipe, source: str) -> Encoder:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from crossmamba.data.qa.annotations import SPLITS, Version, find_annotations, read_questions
+from crossmamba.data.qa.avqa_rows import SPLITS as CHOICE_SPLITS
+from crossmamba.data.qa.avqa_rows import find_choices, read_choices
 from crossmamba.errors import DataError
 from crossmamba.extract.encoders import Extractor
 from crossmamba.extract.store import clear_leftovers, valid_npy, write_npy
@@ -57,12 +59,22 @@ def music_texts(root: Path, version: Version = "json_update") -> Texts:
 
 
 def avqa_texts(root: Path) -> Texts:
-    """The questions and choices of all splits of AVQA that are there.
+    """The questions and choices of all splits of AVQA that are there; choices are sentences of their own.
 
     Raises:
         DataError: no annotation file, or a faulty one.
     """
-    raise DataError(f"{root}: AVQA's questions are not read yet")
+    rows, found = [], False
+    for split in CHOICE_SPLITS:
+        try:
+            file = find_choices(root, split)
+        except DataError:
+            continue
+        rows += read_choices(file, split, require_answers=False)
+        found = True
+    if not found:
+        raise DataError(f"{root}: no annotations; looked for {' and '.join(f'{s}_qa.json' for s in CHOICE_SPLITS)}")
+    return collect([(str(row.question_id), row.question, row.choices) for row in rows])
 
 
 def collect(rows: Sequence[tuple[str | None, str, tuple[str, ...]]]) -> Texts:
