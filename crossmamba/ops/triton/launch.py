@@ -18,10 +18,10 @@ DEFAULT_PROCESSORS = 132
 
 
 def shape_of(inputs: ScanInputs) -> Shape:
-    """The sizes of a scan."""
+    """The plan's view of a scan."""
     batch, tokens, channels = inputs.u.shape
     groups = next((value.shape[2] for value in (inputs.B, inputs.C) if value.dim() == 5), 1)
-    return Shape(batch, tokens, channels, inputs.A.shape[2], inputs.A.shape[0], groups)
+    return Shape(batch, tokens, channels, inputs.A.shape[2], inputs.A.shape[0], groups, inputs.z is not None)
 
 
 def processors(device: torch.device) -> int:

@@ -23,7 +23,7 @@ from crossmamba.ops.triton import plan
 from crossmamba.ops.triton.backend import TritonBackend
 from crossmamba.ops.triton.backward import scan_backward
 from crossmamba.ops.triton.forward import saved_elements, scan_forward
-from crossmamba.ops.triton.launch import shape_of
+from crossmamba.ops.triton.launch import processors, shape_of
 from crossmamba.ops.triton.plan import Shape
 
 WARP = {"cuda": 32, "hip": 64}
@@ -146,14 +146,13 @@ def meta_scan(
     shape: Shape,
     dtype: torch.dtype,
     *,
-    gate: bool = True,
     order: bool = False,
     lengths: bool = False,
     reverse: bool = False,
     invariant: bool = False,
 ) -> ScanInputs:
     """A scan without memory. invariant: delta, B and C are constant along the sequence."""
-    batch, tokens, channels, states, routes, groups = shape
+    batch, tokens, channels, states, routes, groups, gate = shape
     length = 1 if invariant else tokens
 
     def empty(*sizes: int, dtype: torch.dtype = dtype) -> torch.Tensor:
@@ -201,3 +200,11 @@ def start_step(batch: int, channels: int, states: int, dtype: torch.dtype) -> No
     TritonBackend().step(
         StepInputs(state, empty(*row), empty(*row), A, projection, projection, D, empty(*row), D, True)
     )
+
+
+def start_planned(inputs: ScanInputs) -> None:
+    """Starts a scan's forward and backward as a first training step would on a GPU of `launch.DEFAULT_PROCESSORS`."""
+    shape = shape_of(inputs)
+    choose = [plan.choose(shape, processors(inputs.u.device), backward) for backward in (False, True)]
+    out, state, saved = scan_forward(inputs, True, choose[0])
+    scan_backward(inputs, saved, torch.empty_like(out), torch.empty_like(state), choose[1])

@@ -25,7 +25,7 @@ CARRY_STEPS = 0.5
 
 
 class Shape(NamedTuple):
-    """The sizes of a scan."""
+    """The sizes of a scan, and whether a gate (z) takes registers too."""
 
     batch: int
     tokens: int
@@ -33,6 +33,7 @@ class Shape(NamedTuple):
     states: int
     routes: int
     groups: int
+    gate: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,12 @@ def states_per_lane(shape: Shape, block: int) -> int:
 def config_for(shape: Shape, block: int, chunk: int, backward: bool) -> Config:
     """Steps in flight and parts: as much as fits the registers (the tables of `benchmarks/results/triton_offline.md`).
 
-    Forward keeps rows for each step in flight, backward also a tile of one part.
+    Forward keeps rows, B and C for each step in flight, backward also a tile of one part: four states, or two.
     """
-    warps, padded = warps_of(shape.states), power_of_two(shape.states)
+    warps, padded, held = warps_of(shape.states), power_of_two(shape.states), states_per_lane(shape, block)
     if not backward:
-        return Config(block, 8 if states_per_lane(shape, block) <= 2 else 4, 1, warps, chunk)
-    return Config(block, 4, min(padded, max(2, padded // 8)), warps, chunk)
+        return Config(block, 8 if held <= 2 else 2 if held >= 8 and shape.gate else 4, 1, warps, chunk)
+    return Config(block, 4, min(padded, max(2, padded // 4)), warps, chunk)
 
 
 def cost(shape: Shape, processors: int, config: Config) -> float:

@@ -50,8 +50,8 @@ def config_of(inputs: ScanInputs, backward: bool) -> Config:
 def shape_key(inputs: ScanInputs, backward: bool) -> str:
     """What a tuned configuration holds for: pass, sizes, the dtype of u, and what varies along the sequence."""
     delta = "sample" if inputs.delta.shape[2] == 1 else "token"
-    gate = "open" if inputs.z is None else "gate"
-    sizes, dtype = shape_of(inputs), str(inputs.u.dtype).removeprefix("torch.")
+    *sizes, gated = shape_of(inputs)
+    gate, dtype = "gate" if gated else "open", str(inputs.u.dtype).removeprefix("torch.")
     parts = ["backward" if backward else "forward", *sizes, dtype, delta, kind(inputs.B), kind(inputs.C), gate]
     return " ".join(map(str, parts))
 
