@@ -141,9 +141,10 @@ def _fit(name: str, sizes: Sequence[int], values: list[tuple[float, int] | None]
         total = sum(sizes[i] for i in parts) if parts else sizes[KINDS.index(column)]
         correct[column] = None if value is None else _whole(value, total)
         if parts and value is not None:
-            of_parts = [correct[KINDS[i]] for i in parts]
-            if None not in of_parts:
-                hits = sum(k for k in of_parts if k is not None)
+            hits = _sum(correct, [KINDS[i] for i in parts])
+            if hits is None and column == "All":
+                hits = _sum(correct, ["A", "V", "AV"])
+            if hits is not None:
                 if _explains(hits, total, value):
                     correct[column] = hits  # of several whole numbers with this rounding, the one that adds up
                 else:
@@ -151,6 +152,12 @@ def _fit(name: str, sizes: Sequence[int], values: list[tuple[float, int] | None]
     fits = sum(k is not None for k in correct.values())
     given = sum(value is not None for value in values)
     return SplitFit(name, swapped, tuple(correct[column] for column in COLUMNS), fits, given, tuple(wrong))
+
+
+def _sum(correct: dict[str, int | None], columns: Sequence[str]) -> int | None:
+    """Correct answers of these columns together, None if one of them is not known."""
+    counts = [correct[column] for column in columns]
+    return None if None in counts else sum(count for count in counts if count is not None)
 
 
 def _whole(value: tuple[float, int], total: int) -> int | None:

@@ -234,7 +234,7 @@ class FeatureStore:
         if rows is not None and len(rows) and int(rows.max()) >= used:
             raise DataError(f"{self.path(item)}: {len(stored)} rows; row {int(rows.max()) + 1} is wanted")
         try:
-            values = np.asarray(stored[:used] if rows is None else stored[rows], dtype=np.float32)
+            values = np.array(stored[:used] if rows is None else stored[rows], dtype=np.float32)  # off the disk
         except (OSError, ValueError) as error:
             raise DataError(f"{self.path(item)}: cannot be read ({error})") from error
         if not np.isfinite(values).all():
