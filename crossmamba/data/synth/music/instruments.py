@@ -84,7 +84,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("pipa", 2, 2, 1000, ((1, 1), (1.5, 1), (3.5, 1)), plucked=True),
     Kind("saxophone", 3, 1, 260, _series(1, 0.9, 0.7, 0.6, 0.3, 0.3), breath=0.1),
     Kind("suona", 6, 0, 950, _FLAT),
-    Kind("tuba", 4, 3, 90, _series(1, 0.8, 0.9, 0.5)),
+    Kind("tuba", 4, 3, 90, ((1, 1), (3, 0.9), (5, 0.7))),
     Kind("ukulele", 8, 0, 560, _series(1, 0.3), plucked=True),
 )
 """All 22. The first eight, one of each shape and far apart in pitch and timbre, are the default world."""
