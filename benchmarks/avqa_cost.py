@@ -1,0 +1,386 @@
+"""What the models of audio-visual question answering cost, at full size on stored features.
+
+    python benchmarks/avqa_cost.py                  # results/avqa_cost.md; about half an hour on a quiet 2-core machine
+    python benchmarks/avqa_cost.py --small --lengths 2 4 --standard 2 --budget 0.1 --out /tmp/cost      # a trial
+
+One sample is one video with one question. Training is a step: forward, cross-entropy and the model's own losses,
+backward, Adam. Every measurement runs in a process of its own. Peak memory is by how much the process' memory (on a
+GPU: the allocator's) rose above the model and its inputs; on the first step, before any timing.
+
+Two comparisons over the number of seconds T:
+* AV-Mamba against itself with the cross-attention baseline in time. A single question vector is the query there, so
+  that baseline is linear in T as well: the comparison is about constants, not about orders.
+* SHMamba against itself with full self-attention over the T seconds in place of its four Mamba blocks (four
+  Transformer layers of as many parameters), which is quadratic in T.
+In both, what is not time (grounding, encoders) is the same on both sides and may hide the difference, so the parts that
+differ are also measured by themselves, on (1, T, width) inputs.
+
+What was measured is kept in a json file beside the tables; a run that was stopped goes on there (--fresh forgets it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import math
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+RESULTS = Path(__file__).resolve().parent / "results" / "avqa_cost"
+CASES = {
+    "AV-Mamba": ("av_mamba", {}),
+    "AV-Mamba, cross-attention in time": ("av_mamba", {"time": "attention"}),
+    "AVST": ("avst", {}),
+    "SHMamba": ("shmamba", {}),
+    "SHMamba, Transformer in time": ("shmamba", {}),
+}
+GROWING = tuple(label for label in CASES if label != "AVST")
+TRANSFORMER = "SHMamba, Transformer in time"
+HEADS = 4
+
+
+def build(label: str, small: bool) -> Any:
+    """The model of a case."""
+    from torch import nn
+
+    from crossmamba import create_model
+    from crossmamba.models.shmamba import TemporalMamba
+
+    name, overrides = CASES[label]
+    model = create_model(name + "_small" * small, **overrides)
+    if label == TRANSFORMER:
+        width = model.audio_proj.out_features
+        block = sum(p.numel() for p in model.temporal.audio[0].parameters())
+        hidden = round((block - 4 * width**2 - 9 * width) / (2 * width + 1))  # as many parameters as a Mamba block
+        layers = [
+            nn.TransformerEncoderLayer(width, HEADS, hidden, dropout=0.0, batch_first=True, norm_first=True)
+            for _ in range(4)
+        ]
+        model.temporal = TemporalMamba(layers[:2], layers[2:])
+    return model
+
+
+def time_part(label: str, model: Any, seconds: int, device: str) -> tuple[Any, tuple[Any, ...]]:
+    """The part of the model that mixes seconds, and its inputs: question (1, D) if it takes one, (1, T, D) each."""
+    import torch
+
+    if "AV-Mamba" in label:
+        width = model.join.out_features
+        question = (torch.randn(1, width, device=device),)
+        part = model.time
+    else:
+        width, question, part = model.audio_proj.out_features, (), model.temporal
+    sequences = (torch.randn(1, seconds, width, device=device, requires_grad=True) for _ in range(2))
+    return part, (*question, *sequences)
+
+
+def program(label: str, part: str, mode: str, seconds: int, batch: int, small: bool, device: str) -> Callable[[], Any]:
+    """A function that runs one step of that kind."""
+    import torch
+    import torch.nn.functional as F
+
+    from crossmamba.models.examples import example_inputs
+
+    torch.manual_seed(0)
+    model = build(label, small).to(device)
+    sample = example_inputs(model, seconds=seconds, videos=batch, device=device)
+    inputs, target = sample.inputs, torch.zeros(batch, dtype=torch.int64, device=device)
+    if part == "time":
+        model, inputs = time_part(label, model, seconds, device)
+    model.train(mode == "training")
+    if mode == "inference":
+
+        def infer() -> Any:
+            with torch.inference_mode():
+                return model(*inputs)
+
+        return infer
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        out = model(*inputs)
+        if part == "time":
+            loss = sum(value.square().mean() for value in out if isinstance(value, torch.Tensor))
+        else:
+            loss = F.cross_entropy(out.logits, target) + sum(out.losses.values())
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def measure(arguments: dict[str, Any], budget: float, memory_gib: float) -> dict[str, float]:
+    """Seconds and peak MiB above model and inputs of one step, in this process.
+
+    Args:
+        arguments: of `program`. budget: seconds to spend on timing; at least 3 steps. memory_gib: the process may not
+            take more (the machine is shared).
+    """
+    import torch
+
+    cuda = arguments["device"].startswith("cuda")
+    if not cuda:
+        resource.setrlimit(resource.RLIMIT_DATA, (int(memory_gib * 2**30),) * 2)
+    program(**{**arguments, "seconds": 2, "batch": 1, "small": True})()  # code and thread pools are not the model's
+    run = program(**arguments)
+    synchronize = torch.cuda.synchronize if cuda else lambda: None
+    ctypes.CDLL(None).malloc_trim(0)
+    before = _current(cuda)
+    run()
+    synchronize()
+    peak = _peak(cuda) - before
+    times: list[float] = []
+    while len(times) < 3 or (sum(times) < budget and len(times) < 200):
+        start = time.perf_counter()
+        run()
+        synchronize()
+        times.append(time.perf_counter() - start)
+    return {
+        "seconds": statistics.median(times),
+        "peak_mib": peak,
+        "steps": len(times),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _current(cuda: bool) -> float:
+    """MiB held now; the peak starts from here."""
+    if cuda:
+        import torch
+
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / 2**20
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _peak(cuda: bool) -> float:
+    if cuda:
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
+    return _status("VmHWM")
+
+
+def _status(field: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) / 1024
+    raise ValueError(f"/proc/self/status has no {field}")
+
+
+def count(label: str, small: bool, seconds: int) -> dict[str, Any]:
+    """Parameters and multiply-adds of a case, by our own counter (no memory, no arithmetic)."""
+    import torch
+
+    from crossmamba.benchmarking.count import count_multiply_adds, count_parameters
+    from crossmamba.models.examples import example_inputs
+
+    with torch.device("meta"):
+        model = build(label, small)
+    one, two = (example_inputs(model, seconds=seconds, videos=videos) for videos in (1, 2))
+    parameters, found = count_parameters(model, *two.inputs), count_multiply_adds(model, *one.inputs)
+    if found.uncounted:
+        sys.exit(f"{label}: no formula for {dict(found.uncounted)}")
+    return {**vars(parameters), "multiply_adds": found.total, "scan": found.by_kind["scan"], "inputs": one.shapes}
+
+
+def cells(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Everything that is measured, as arguments of `program`."""
+    common = {"small": args.small, "device": args.device}
+    for mode in ("inference", "training"):
+        for seconds in args.standard:
+            for label in CASES:
+                yield {"label": label, "part": "model", "mode": mode, "seconds": seconds, "batch": args.batch, **common}
+        for seconds in args.lengths:
+            for label in GROWING:
+                for part in ("model", "time"):
+                    yield {"label": label, "part": part, "mode": mode, "seconds": seconds, "batch": 1, **common}
+
+
+def measure_in_child(cell: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """`measure` in a process of its own; {"failed": why} where it did not fit."""
+    command = [sys.executable, __file__, "--child", json.dumps(cell), "--budget", str(args.budget)]
+    run = subprocess.run([*command, "--memory", str(args.memory)], capture_output=True, text=True)
+    if run.returncode == 0:
+        return json.loads(run.stdout.splitlines()[-1])
+    if any(sign in run.stderr for sign in ("MemoryError", "can't allocate memory", "bad_alloc", "OutOfMemory")):
+        return {"failed": f"over {args.memory:g} GiB"}
+    sys.exit(f"{cell}: {run.stderr[-2000:]}")
+
+
+def write(path: Path, text: str) -> None:
+    """The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _show(value: float) -> str:
+    """Three digits: 0.0123, 1.23, 123, 12,300."""
+    if value == 0:
+        return "0"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{digits}f}"
+
+
+class Report:
+    """The tables, from what was counted and measured.
+
+    Args:
+        args: the command's. counts: by label and T. found: by `key` of a cell.
+    """
+
+    def __init__(self, args: argparse.Namespace, counts: dict[str, Any], found: dict[str, Any]) -> None:
+        self.args, self.counts, self.found = args, counts, found
+
+    def cell(self, label: str, part: str, mode: str, seconds: int, batch: int, what: str) -> float | str:
+        """Milliseconds per sample ("ms") or MiB per step ("mib"), or why there is none."""
+        args = self.args
+        cell = {"label": label, "part": part, "mode": mode, "seconds": seconds, "batch": batch}
+        row = self.found[key({**cell, "small": args.small, "device": args.device})]
+        if "failed" in row:
+            return row["failed"]
+        return row["seconds"] * 1000 / batch if what == "ms" else row["peak_mib"]
+
+    def text(self) -> str:
+        """The whole page."""
+        args, batch = self.args, self.args.batch
+        lines = [
+            "# Cost of the question-answering models",
+            "",
+            f"`python benchmarks/avqa_cost.py` on {machine(args.device)}. Stored features, float32"
+            f"{', the small models' if args.small else ''}. Made by the script; its first lines say how.",
+            "",
+            f"## Per sample, batch {batch}",
+            "",
+            "| model | T | parameters | trainable | receive gradient | G multiply-adds | of them scan | ms inference "
+            "| ms training | peak MiB inference | peak MiB training |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        for seconds in args.standard:
+            for label in CASES:
+                counted = self.counts[f"{label}/{seconds}"]
+                numbers = [
+                    self.cell(label, "model", mode, seconds, batch, what) for what in ("ms", "mib") for mode in MODES
+                ]
+                lines.append(
+                    f"| {label} | {seconds} | "
+                    + "".join(f"{counted[name]:,} | " for name in ("total", "trainable", "receiving"))
+                    + f"{_show(counted['multiply_adds'] / 1e9)} | {_show(counted['scan'] / 1e9)} | "
+                    + " | ".join(map(_text, numbers))
+                    + " |"
+                )
+        lines += [
+            "",
+            "Inputs: " + "; ".join(f"{x} {self.counts[f'{x}/{args.standard[0]}']['inputs']}" for x in CASES) + ". "
+            "Multiply-adds are of one sample's forward pass; a training step is about three times as much. Peak memory "
+            f"is of a step with {batch} samples, above the model and the inputs.",
+        ]
+        for part, title in (("model", "Whole models"), ("time", "The parts that mix seconds, by themselves")):
+            for what, unit in (("ms", "milliseconds"), ("mib", "peak MiB")):
+                lines += ["", f"## {title}: {unit} over T, batch 1", "", *self.growth(part, what)]
+        lines += [
+            "",
+            "The last column is the exponent p of cost ~ T^p between the last two lengths: 1 is linear, 2 quadratic. "
+            "The cross-attention baseline has one question as its query and is linear in T like the scans; only the "
+            "Transformer's self-attention is quadratic, and its linear layers outweigh that while T is small against "
+            "the width.",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def growth(self, part: str, what: str) -> list[str]:
+        """A table over T."""
+        lengths = self.args.lengths
+        lines = ["| model | step | " + " | ".join(f"T {n}" for n in lengths) + " | exponent |"]
+        lines.append("|---|---|" + "---|" * (len(lengths) + 1))
+        for mode in MODES:
+            for label in GROWING:
+                numbers = [self.cell(label, part, mode, seconds, 1, what) for seconds in lengths]
+                slope = "-"
+                if len(lengths) > 1 and all(isinstance(n, float) and n > 0 for n in numbers[-2:]):
+                    slope = f"{math.log(numbers[-1] / numbers[-2]) / math.log(lengths[-1] / lengths[-2]):.2f}"
+                lines.append(f"| {label} | {mode} | " + " | ".join(map(_text, numbers)) + f" | {slope} |")
+        return lines
+
+
+MODES = ("inference", "training")
+
+
+def _text(value: float | str) -> str:
+    return value if isinstance(value, str) else _show(value)
+
+
+def key(cell: dict[str, Any]) -> str:
+    """A cell's name in the json file."""
+    return "/".join(str(cell[name]) for name in ("label", "part", "mode", "seconds", "batch", "small", "device"))
+
+
+def machine(device: str) -> str:
+    """The machine in words, with the libraries and the scan that ran."""
+    import torch
+
+    from crossmamba.benchmarking.rows import machine_facts
+    from crossmamba.ops.backends import resolve_backend
+
+    backend = resolve_backend("auto", torch.device(device), torch.float32)
+    facts = machine_facts()
+    where = f"{facts['processor']} (cores, threads: {facts['cores, threads']})"
+    if device.startswith("cuda"):
+        where = torch.cuda.get_device_name()
+    return f"{where}, {facts['software']}, scan back end {backend}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", default=[10, 30, 100, 300, 1000], help="T of the growth tables"
+    )
+    parser.add_argument("--standard", type=int, nargs="+", default=[10, 60], help="T of the first table")
+    parser.add_argument("--batch", type=int, default=4, help="samples per step of the first table")
+    parser.add_argument("--budget", type=float, default=3.0, help="seconds of timing per measurement, at least 3 steps")
+    parser.add_argument("--memory", type=float, default=16.0, help="GiB that one measurement may take")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--small", action="store_true", help="the small models, for a trial")
+    parser.add_argument("--fresh", action="store_true", help="measure everything again")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="writes OUT.md and OUT.json")
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        print(json.dumps(measure(args.child, args.budget, args.memory)))
+        return
+    from crossmamba.benchmarking.rows import busy, load_average
+
+    store = args.out.with_suffix(".json")
+    here = machine(args.device)
+    kept = json.loads(store.read_text(encoding="utf-8")) if store.exists() and not args.fresh else {}
+    if kept.get("machine", here) != here:
+        sys.exit(f"{store} is of another machine ({kept['machine']}): give --fresh, or another --out")
+    found = kept.get("measured", {})
+    todo = [cell for cell in cells(args) if key(cell) not in found]
+    if todo and busy():
+        print(f"others are at work here (load {load_average()}): the times will be too long", file=sys.stderr)
+    for cell in tqdm(todo, desc="measuring", file=sys.stderr):
+        found[key(cell)] = measure_in_child(cell, args)
+        write(store, json.dumps({"machine": here, "measured": found}, indent=1) + "\n")
+    counts = {f"{label}/{seconds}": count(label, args.small, seconds) for seconds in args.standard for label in CASES}
+    text = Report(args, counts, found).text()
+    write(args.out.with_suffix(".md"), text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
