@@ -91,9 +91,9 @@ def main() -> None:
         "# The Triton kernels, compiled for GPUs that were not there",
         "",
         f"{date.today()}, Triton {version('triton')}, torch {torch.__version__}, {platform.machine()}.",
-        "No GPU: nothing ran here. Made by `python benchmarks/triton_offline.py`. Registers are of a thread; spills are",
-        "its local memory. For gfx942 registers are vector registers, and instructions are not counted. Seconds are wall",
-        "clock on one core, near 0 where Triton had the variant in its cache.",
+        "No GPU: nothing ran here. Made by `python benchmarks/triton_offline.py`. Registers are of a thread;",
+        "spills are its local memory. For gfx942 registers are vector registers, and instructions are not counted.",
+        "Seconds are of the wall clock, near 0 where Triton had the variant in its cache.",
         "",
     ]
     for target in args.targets:
