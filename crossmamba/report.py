@@ -34,6 +34,26 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Line:
+    """One line of a `Table`: percentages, one a column; None prints as a dash. `kind` as in `Row`."""
+
+    name: str
+    explanation: str
+    values: Sequence[float | None]
+    kind: str = "control"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Scores with columns of their own. The bar below a line's name shows the column number `bar`."""
+
+    columns: Sequence[str]
+    lines: Sequence[Line]
+    note: str = ""
+    bar: int = 0
+
+
+@dataclass(frozen=True)
 class Curve:
     """A line in a plot: `points` are (x, y)."""
 
@@ -71,11 +91,20 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A PNG file to show, with its title and a line of text."""
+
+    title: str
+    path: Path
+    text: str = ""
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that the page shows.
 
-    `video` (mp4) is put into the page, so keep it to a few megabytes; `poster`, uint8 (H, W, 3), stands there until it
-    is played.
+    `rows` is the table of segmentation scores, `tables` are others. `video` (mp4) is put into the page, so keep it to a
+    few megabytes; `poster`, uint8 (H, W, 3), stands there until it is played; `pictures` stand below it.
     """
 
     title: str
@@ -88,6 +117,8 @@ class Report:
     links: Sequence[tuple[str, str]] = ()
     video: Path | None = None
     poster: np.ndarray | None = None
+    tables: Sequence[Table] = ()
+    pictures: Sequence[Picture] = ()
 
 
 def write_report(out_html: str | Path, report: Report) -> Path:
@@ -107,8 +138,8 @@ def render(report: Report) -> str:
         f"<title>{_text(report.title)}</title><style>{style}</style></head><body><main>",
         f"<h1>{_text(report.title)}</h1><p class='lead'>{_text(report.lead)}</p>",
         _links(report.links),
-        _section("Scores", _table(report.rows)),
-        _section("The model at work", _video(report.video, report.poster)) if report.video else "",
+        _section("Scores", "".join(map(_table, [*_segmentation(report.rows), *report.tables]))),
+        _section("The model at work", _at_work(report)) if report.video or report.pictures else "",
         _section("Curves", "<div class='plots'>" + "".join(map(_plot, report.plots)) + "</div>")
         if report.plots
         else "",
@@ -121,11 +152,18 @@ def render(report: Report) -> str:
 
 
 def text_table(rows: Sequence[Row]) -> str:
-    """The score table for a terminal."""
-    head = ("", "M_J", "M_F", "black kept")
-    cells = [(row.name, _number(row.M_J), _number(row.M_F), _number(row.black_kept)) for row in rows]
-    widths = [max(len(line[column]) for line in [head, *cells]) for column in range(4)]
-    lines = [[line[0].ljust(widths[0]), *(line[i].rjust(widths[i]) for i in (1, 2, 3))] for line in [head, *cells]]
+    """The table of segmentation scores for a terminal."""
+    return table_text(_segmentation(rows)[0])
+
+
+def table_text(table: Table) -> str:
+    """A table for a terminal."""
+    cells = [("", *table.columns), *((line.name, *map(_number, line.values)) for line in table.lines)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    lines = [
+        [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        for line in cells
+    ]
     return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
@@ -135,6 +173,16 @@ def read_curve(metrics_csv: str | Path, column: str, x: str = "step") -> list[tu
         return [
             (float(line[x]), float(line[column])) for line in csv.DictReader(file) if line.get(column) and line.get(x)
         ]
+
+
+def environment_facts(path: Path) -> list[tuple[str, str]]:
+    """The lines of a run's environment.txt that a reader asks for first."""
+    if not path.exists():
+        return []
+    pairs = [line.split(": ", 1) for line in path.read_text(encoding="utf-8").splitlines() if ": " in line]
+    packages = ", ".join(value for name, value in pairs if name == "package")
+    chosen = {name: value for name, value in pairs if name in ("started", "git commit", "python", "machine", "gpus")}
+    return [*chosen.items(), ("packages", packages)]
 
 
 def png_data_uri(pixels: np.ndarray, scale: int = 1) -> str:
@@ -179,24 +227,47 @@ def _facts(facts: Sequence[tuple[str, str]]) -> str:
     return "<dl>" + "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts) + "</dl>"
 
 
-def _table(rows: Sequence[Row]) -> str:
-    head = "<thead><tr><th></th><th>M_J</th><th>M_F</th><th>black kept</th></tr></thead>"
+def _segmentation(rows: Sequence[Row]) -> list[Table]:
+    """Rows of segmentation scores as a table; none if there are none."""
+    note = (
+        "M_J: mean overlap of the marked and the true area (Jaccard). M_F: F-score of precision and recall. Black "
+        "kept: share of the seconds in which nothing visible sounds that were left wholly unmarked. All in per cent; "
+        "higher is better."
+    )
+    lines = [Line(row.name, row.explanation, (row.M_J, row.M_F, row.black_kept), row.kind) for row in rows]
+    return [Table(("M_J", "M_F", "black kept"), lines, note)] if rows else []
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{_text(column)}</th>" for column in table.columns)
     body = []
-    for row in rows:
-        width = 0.0 if row.M_J is None or math.isnan(row.M_J) else row.M_J
+    for line in table.lines:
+        level = line.values[table.bar]
+        width = 0.0 if level is None or math.isnan(level) else level
         body.append(
-            f"<tr class='{_text(row.kind)}'><td><b>{_text(row.name)}</b><small>{_text(row.explanation)}</small>"
+            f"<tr class='{_text(line.kind)}'><td><b>{_text(line.name)}</b><small>{_text(line.explanation)}</small>"
             f"<i style='width:{width:.1f}%'></i></td>"
-            + "".join(f"<td>{_number(value)}</td>" for value in (row.M_J, row.M_F, row.black_kept))
+            + "".join(f"<td>{_number(value)}</td>" for value in line.values)
             + "</tr>"
         )
-    note = (
-        "<p class='note'>M_J: mean overlap of the marked and the true area (Jaccard). M_F: F-score of precision and "
-        "recall. "
-        "Black kept: share of the seconds in which nothing visible sounds that were left wholly unmarked. "
-        "All in per cent; higher is better.</p>"
+    note = f"<p class='note'>{_text(table.note)}</p>" if table.note else ""
+    wide = " class='wide'" if len(table.columns) > 6 else ""
+    return (
+        f"<div class='scroll'><table{wide}><thead><tr><th></th>{head}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table></div>{note}"
     )
-    return f"<table>{head}<tbody>{''.join(body)}</tbody></table>{note}"
+
+
+def _at_work(report: Report) -> str:
+    """The video, and the pictures below it."""
+    parts = [_video(report.video, report.poster)] if report.video else []
+    for picture in report.pictures:
+        data, title = base64.b64encode(picture.path.read_bytes()).decode("ascii"), _text(picture.title)
+        image = f"<img src='data:image/png;base64,{data}' alt='{title}'>"
+        parts.append(
+            f"<figure class='picture'><figcaption>{title}</figcaption>{image}<p>{_text(picture.text)}</p></figure>"
+        )
+    return "".join(parts)
 
 
 def _plot(plot: Plot) -> str:

@@ -4,33 +4,76 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from typing import Any
+
+from crossmamba.errors import UsageError
 
 HELP = "render a synthetic set, train, score, predict and report, in minutes on a CPU"
-EXAMPLE = "crossmamba demo --out runs/demo"
+EXAMPLE = """crossmamba demo --out runs/demo            # segmentation: who sounds in the picture
+  crossmamba demo avqa --out runs/demo_avqa  # question answering about concerts"""
+FOLDERS = {"avs": "runs/demo", "avqa": "runs/demo_avqa"}
+OF_TASK = {"avs": ("steps", "clips"), "avqa": ("epochs", "videos", "models")}
+"""Options that only one demo has."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
-    parser.add_argument("--out", default="runs/demo", help="folder (default runs/demo; if taken, runs/demo-2 ...)")
+    parser.add_argument(
+        "task", nargs="?", choices=tuple(FOLDERS), default="avs", help="avs: segmentation (default); avqa: questions"
+    )
+    parser.add_argument(
+        "--out", help="folder (default runs/demo or runs/demo_avqa; if taken, with -2, -3 ... behind it)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the set and the training (default 0)")
     parser.add_argument("--quick", action="store_true", help="a minute, only to see that everything works")
-    parser.add_argument("--steps", type=int, metavar="N", help="training steps (half as many for the control)")
-    parser.add_argument("--clips", type=int, metavar="N", help="training clips")
-    parser.add_argument("--no-predict", action="store_true", help="leave out the overlay video")
+    parser.add_argument("--no-predict", action="store_true", help="leave out the prediction on a test video")
+    masks = parser.add_argument_group("segmentation")
+    masks.add_argument("--steps", type=int, metavar="N", help="training steps, also of the control without sound")
+    masks.add_argument("--clips", type=int, metavar="N", help="training clips")
+    questions = parser.add_argument_group("question answering")
+    questions.add_argument("--epochs", type=int, metavar="N", help="passes of the models through the training set")
+    questions.add_argument("--videos", type=int, metavar="N", help="training videos")
+    questions.add_argument(
+        "--models",
+        nargs="+",
+        choices=("av_mamba", "shmamba", "avst"),
+        help="which are trained (default: the first two)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the demo."""
-    from crossmamba.demo.avs import QUICK, DemoSettings, run_demo
-    from crossmamba.errors import UsageError
-
-    settings = replace(QUICK if args.quick else DemoSettings(), seed=args.seed)
-    for name in ("steps", "clips"):
+    for name in ("steps", "clips", "epochs", "videos"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UsageError(f"--{name} {getattr(args, name)}: at least 1 is needed")
+    for other in OF_TASK.keys() - {args.task}:
+        for name in OF_TASK[other]:
+            if getattr(args, name) is not None:
+                raise UsageError(f"--{name} is for `crossmamba demo {other}`, not for `crossmamba demo {args.task}`")
+    run_task: Any = _avqa if args.task == "avqa" else _avs
+    run_task(args, args.out or FOLDERS[args.task])
+    return 0
+
+
+def _avs(args: argparse.Namespace, out: str) -> None:
+    from crossmamba.demo.avs import QUICK, DemoSettings, run_demo
+
+    settings = replace(QUICK if args.quick else DemoSettings(), seed=args.seed)
     if args.steps:
         settings = replace(settings, steps=args.steps, silent_steps=args.steps)
     if args.clips:
         settings = replace(settings, clips=(args.clips, *settings.clips[1:]))
-    run_demo(args.out, settings, predict=not args.no_predict)
-    return 0
+    run_demo(out, settings, predict=not args.no_predict)
+
+
+def _avqa(args: argparse.Namespace, out: str) -> None:
+    from crossmamba.demo.avqa import QUICK, AVQADemoSettings, run_avqa_demo
+
+    settings = replace(QUICK if args.quick else AVQADemoSettings(), seed=args.seed)
+    if args.epochs:
+        settings = replace(settings, epochs=args.epochs)
+    if args.videos:
+        settings = replace(settings, videos=(args.videos, *settings.videos[1:]))
+    if args.models:
+        settings = replace(settings, models=tuple(dict.fromkeys(args.models)))
+    run_avqa_demo(out, settings, predict=not args.no_predict)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from crossmamba.report import Curve, Plot, Report, Row, Sample, read_curve
+from crossmamba.report import Curve, Plot, Report, Row, Sample, environment_facts, read_curve
 
 CAVEATS = (
     "A model trained on this world knows nothing of the real one. What is shown is that the path from files to a "
@@ -79,7 +79,7 @@ def build_page(
         plots=_plots(data, runs, scores),
         samples=sample_clips(data, main / "model"),
         caveats=CAVEATS,
-        facts=[*facts, *_environment(main / "environment.txt")],
+        facts=[*facts, *environment_facts(main / "environment.txt")],
         links=[(label, path.relative_to(folder).as_posix()) for label, path in there if path.exists()],
         video=overlay if overlay.exists() else None,
         poster=_still(overlay) if overlay.exists() else None,
@@ -171,13 +171,3 @@ def _label(thing: Any) -> str:
 def _words(class_name: str) -> str:
     """`buzz_ring` (voice and shape) to `buzz ring`."""
     return class_name.replace("_", " ")
-
-
-def _environment(path: Path) -> list[tuple[str, str]]:
-    """The lines of a run's environment.txt that a reader asks for first."""
-    if not path.exists():
-        return []
-    pairs = [line.split(": ", 1) for line in path.read_text(encoding="utf-8").splitlines() if ": " in line]
-    packages = ", ".join(value for name, value in pairs if name == "package")
-    chosen = {name: value for name, value in pairs if name in ("started", "git commit", "python", "machine", "gpus")}
-    return [*chosen.items(), ("packages", packages)]

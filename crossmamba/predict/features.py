@@ -145,8 +145,6 @@ def recipe_of(kind: str) -> str:
     Raises:
         UsageError: nothing here makes it.
     """
-    if kind == "clip_choices":
-        return "clip_qst"
     for recipe in RECIPES.values():
         if recipe.name == kind or recipe.folder in FEATURES[kind].folders:
             return recipe.name
