@@ -25,7 +25,7 @@ CARRY_STEPS = 0.5
 
 
 class Shape(NamedTuple):
-    """The sizes of a scan, and whether a gate (z) takes registers too."""
+    """The sizes of a scan, and whether it has a gate (z)."""
 
     batch: int
     tokens: int
@@ -97,7 +97,7 @@ def config_for(shape: Shape, block: int, chunk: int, backward: bool) -> Config:
     """
     warps, padded, held = warps_of(shape.states), power_of_two(shape.states), states_per_lane(shape, block)
     if not backward:
-        return Config(block, 8 if held <= 2 else 2 if held >= 8 and shape.gate else 4, 1, warps, chunk)
+        return Config(block, 8 if held <= 2 else 4 if held <= 4 else 2, 1, warps, chunk)
     return Config(block, 4, min(padded, max(2, padded // 4)), warps, chunk)
 
 
