@@ -1,6 +1,6 @@
 """Each Triton kernel by itself against float64, in Triton's interpreter. Run by `test_triton.py`, in its own process.
 
-    TRITON_INTERPRET=1 python -m pytest tests/ops/interpreted_kernels.py           # 15 s on one core
+    TRITON_INTERPRET=1 python -m pytest tests/ops/interpreted_kernels.py           # half a minute on one core
 
 B batch   M tokens   D channels   N states   K routes   G groups   L steps of one sample
 """

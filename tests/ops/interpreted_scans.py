@@ -1,7 +1,7 @@
 """Whole scans by the Triton kernels, cut in every way, against float64. Run by `test_triton.py`, in its own process.
 
-    TRITON_INTERPRET=1 python -m pytest tests/ops/interpreted_scans.py           # SECONDS
-    TRITON_INTERPRET=1 python -m pytest tests/ops/interpreted_scans.py -m slow   # MINUTES
+    TRITON_INTERPRET=1 python -m pytest tests/ops/interpreted_scans.py           # half a minute on one core
+    TRITON_INTERPRET=1 python -m pytest tests/ops/interpreted_scans.py -m slow   # minutes: an estimate, 5
 
 The interpreter needs about 20 ms for a step forward and backward.
 """

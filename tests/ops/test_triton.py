@@ -1,7 +1,7 @@
 """The Triton kernels: in Triton's interpreter against float64, and what their back end says where it cannot run.
 
 Triton reads TRITON_INTERPRET when it is imported, so the interpreter's tests lie in files of their own and run in
-processes that set it. They take SECONDS in all on one core, and with `-m slow` MINUTES more.
+processes that set it. They take about a minute in all on one core; `-m slow` adds some five, by estimate.
 """
 
 import os
@@ -32,6 +32,7 @@ def passes_in_the_interpreter(name: str, *options: str) -> None:
     assert "skipped" not in run.stdout, run.stdout[-2000:]
 
 
+@pytest.mark.timeout(1200)  # a machine that does much else at once
 @pytest.mark.parametrize("name", ["interpreted_kernels.py", "interpreted_scans.py"])
 def test_the_kernels_pass_in_the_interpreter(name):
     passes_in_the_interpreter(name)
