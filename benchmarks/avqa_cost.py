@@ -186,10 +186,10 @@ def count(label: str, small: bool, seconds: int) -> dict[str, Any]:
     import torch
 
     from crossmamba.benchmarking.count import count_multiply_adds, count_parameters
-    from crossmamba.models.examples import example_inputs
+    from crossmamba.models.examples import example_inputs, read_whole_questions
 
     with torch.device("meta"):
-        model = build(label, small)
+        model = read_whole_questions(build(label, small))
     one, two = (example_inputs(model, seconds=seconds, videos=videos) for videos in (1, 2))
     parameters, found = count_parameters(model, *two.inputs), count_multiply_adds(model, *one.inputs)
     if found.uncounted:

@@ -78,10 +78,10 @@ def count_model(
 
     from crossmamba.benchmarking.count import count_multiply_adds, count_parameters
     from crossmamba.models import create_model
-    from crossmamba.models.examples import default_seconds, example_inputs
+    from crossmamba.models.examples import default_seconds, example_inputs, read_whole_questions
 
     with torch.device("meta"):
-        model = create_model(name, **overrides)
+        model = read_whole_questions(create_model(name, **overrides))
     rows = []
     for length in seconds or default_seconds(model):
         sample = example_inputs(model, seconds=length, side=side, grid=tuple(grid) if grid else None)

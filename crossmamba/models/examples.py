@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crossmamba.encoders.text import LSTMQuestion
 from crossmamba.errors import UsageError
 from crossmamba.models.avqa import AVQAModel, ChoiceHead
 from crossmamba.models.avs_mamba import AVSMamba
@@ -85,6 +86,15 @@ def example_inputs(
     inputs = tuple(named.values())
     extra = {"choices": ask(videos, CHOICES)} if isinstance(model.head, ChoiceHead) else {}
     return ExampleInputs(inputs, extra, _say({**named, **extra}))
+
+
+def read_whole_questions(model: nn.Module) -> nn.Module:
+    """The model, changed to read the padding of questions too: on the meta device lengths cannot be read, so a count is
+    for the longest question (14 words)."""
+    for module in model.modules():
+        if isinstance(module, LSTMQuestion):
+            module.packed = False
+    return model
 
 
 def _draw(shape: tuple[int, ...], device: torch.device | str) -> Tensor:

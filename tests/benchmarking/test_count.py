@@ -6,7 +6,7 @@ from torch import nn
 
 from crossmamba import Mamba, create_model
 from crossmamba.benchmarking.count import count_multiply_adds, count_parameters
-from crossmamba.models.examples import default_seconds, example_inputs
+from crossmamba.models.examples import default_seconds, example_inputs, read_whole_questions
 from crossmamba.ops import route_scan, route_table, selective_scan_fn
 
 
@@ -124,7 +124,7 @@ def test_a_model_costs_the_same_on_no_device_at_all(name):
     totals, parameters = [], []
     for device in ("cpu", "meta"):
         with torch.device(device):
-            model = create_model(name)
+            model = read_whole_questions(create_model(name))
         sample = example_inputs(model, seconds=2, videos=2, device=device)
         totals.append(total(model, *sample.inputs, **sample.named))
         parameters.append(count_parameters(model, *sample.inputs, **sample.named))
