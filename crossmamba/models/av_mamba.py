@@ -186,4 +186,15 @@ def av_mamba(
 
 
 register_model("av_mamba", av_mamba)
-register_model("av_mamba_small", av_mamba, audio_dim=64, visual_dim=64, width=64, cm_width=64, d_state=8, expand=1)
+register_model(
+    "av_mamba_small",
+    av_mamba,
+    audio_dim=64,
+    visual_dim=64,
+    packed=True,  # a small LSTM forgets a short question over ten padding words
+    width=64,
+    cm_width=48,
+    d_state=8,
+    expand=1,
+    cm_args={"guide_norm": True, "dt_min": 0.1, "dt_max": 1.0},  # so that the query is heard from the start
+)

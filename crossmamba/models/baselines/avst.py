@@ -141,4 +141,4 @@ def avst(
 
 
 register_model("avst", avst)
-register_model("avst_small", avst, audio_dim=64, visual_dim=64, width=64)
+register_model("avst_small", avst, audio_dim=64, visual_dim=64, packed=True, width=64)
