@@ -70,7 +70,7 @@ def test_the_tiers_of_table_2_scan_what_the_paper_says():
     assert TIERS["cm1"] == (OwnSequence, OwnSequence)
     assert TIERS["cm3"] == (FusedSequence, OwnSequence)  # §2.2.2: s_av is the first tier's input
     assert set(TIERS.values()) == {(a, b) for a in (OwnSequence, FusedSequence) for b in (OwnSequence, FusedSequence)}
-    assert create_model("av_mamba_small").time.audio.first.other.weight.shape == (64, 64)
+    assert create_model("av_mamba_small").time.audio.first.other.weight.shape == (48, 64)
 
 
 @torch.no_grad()
