@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torchmetrics import Metric
 
 from crossmamba.data.qa import templates, vocabulary
+from crossmamba.data.qa.avqa import AVQADataset
 from crossmamba.data.qa.music_avqa import MusicAVQADataset
 from crossmamba.errors import UsageError
 from crossmamba.metrics.avqa import AVQAMetric, ChoiceMetric
@@ -34,7 +35,7 @@ def open_set(name: SetName, root: str | Path, split: str, **options: Any) -> Any
     Raises:
         UsageError: an unknown name or option. DataError: it is not there or faulty.
     """
-    sets = {"music-avqa": MusicAVQADataset}
+    sets: dict[str, Any] = {"music-avqa": MusicAVQADataset, "avqa": AVQADataset}
     if name not in sets:
         raise UsageError(f"there is no data set {name!r}; there are {', '.join(sets)}")
     return sets[name](root, split, **options)
@@ -159,4 +160,6 @@ class AVQADataModule(ResumableDataModule):
         """What an input of the trained model must be like; stored in the model's card."""
         answers = list(templates.ANSWERS) if self.name == "music-avqa" else None
         words = list(vocabulary.WORDS) if self.inputs["question"] == "words" else None
+        if words and self.name == "avqa":
+            words = list(self.dataset("val").dataset.vocabulary.question.words)  # of the train file
         return {**self.inputs, "answers": answers, "vocabulary": words}

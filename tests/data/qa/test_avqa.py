@@ -167,3 +167,18 @@ def test_h5_features_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(UsageError, match="install h5py"):
         AVQADataset(make_root(tmp_path), "train", audio="h5_audio", visual="small_picture")
+
+
+def test_the_data_module_batches_choices(tmp_path: Path) -> None:
+    from crossmamba.tasks.avqa_data import AVQADataModule
+
+    data = AVQADataModule(str(make_root(tmp_path)), name="avqa", num_workers=0, batch_size=3, **SMALL)
+    dataset = data.dataset("val")
+    batch = data.collate([dataset[n] for n in (0, 1, 2)])
+    assert batch["choices"].shape == (3, 4, 3)
+    assert batch["answer"].tolist() == [2, 0, 3]
+    assert batch["kind"].tolist() == [5, 6, 7]
+    assert data.preprocessing()["vocabulary"][:2] == ["<pad>", "<unknown>"]
+    metric = data.metric()
+    metric.update(torch.tensor([2, 0, 1]), batch["answer"], batch["kind"], index=batch["index"])
+    assert metric.table().correct[-1] == 2
