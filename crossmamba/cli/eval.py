@@ -21,7 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
     parser.add_argument("model", metavar="RUN_OR_FOLDER", help="a run folder, or a folder of save_pretrained")
     parser.add_argument("--data.root", dest="root", required=True, metavar="DIR", help="folder of the data set")
-    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
+    parser.add_argument(
+        "--split", choices=("train", "val", "test"), help="default: test; val for AVQA, which has no test split"
+    )
     parser.add_argument(
         "--perturb",
         metavar="NAMES",
@@ -59,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"{name} is {value}; it must be at least 1")
     model = from_pretrained(find_model(args.model)).to(pick_device(args.device))
     task = task_of(model.card)
+    no_test = model.card.get("metadata", {}).get("data_set") == "avqa"
+    args.split = args.split or ("val" if no_test else "test")
     if task not in OF_TASK:
         raise UsageError(f"{args.model} is a model for the task {task!r}; eval knows {', '.join(OF_TASK)}")
     for other in OF_TASK.keys() - {task}:
