@@ -10,7 +10,8 @@ import pytest
 
 from crossmamba.data.qa.templates import SLOTS, TEMPLATES, answers_of
 from crossmamba.data.synth.music import answer, kinds_of_world, plan_concert
-from crossmamba.data.synth.music.answers import ANSWERERS, candidates
+from crossmamba.data.synth.music.answers import ANSWERERS
+from crossmamba.data.synth.music.candidates import candidates
 from crossmamba.data.synth.music.posterior import other_picture, other_sound
 from crossmamba.data.synth.music.questions import CAPS, choose
 from crossmamba.data.synth.music.scene import Concert, Instrument, Stage, Voice

@@ -22,7 +22,7 @@ partials tell apart. It is no recording, and a model trained on it knows nothing
 instruments.py  looks and voices        scene.py     who, where, when       render.py      pictures and sound
 answers.py      33 answer functions     questions.py which are asked        posterior.py   what could have been
 truth.py        scene_truth/*.json      ceilings.py  reference scores       synthesize.py  whole sets on disk
-sheet.py        a picture of a few videos
+candidates.py   with which values        sheet.py    a picture of a few videos
 """
 
 from crossmamba.data.synth.music.answers import answer

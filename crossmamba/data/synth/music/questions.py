@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from crossmamba.data.qa.templates import TEMPLATES
-from crossmamba.data.synth.music.answers import ANSWERERS, candidates
+from crossmamba.data.synth.music.answers import ANSWERERS
+from crossmamba.data.synth.music.candidates import candidates
 from crossmamba.data.synth.music.scene import Concert
 
 CAPS = {"yes_no": 0.5, "room": 0.5, "count": 0.4, "place": 0.4, "place_or_together": 0.34, "instrument": 0.2}
