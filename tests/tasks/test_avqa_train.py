@@ -169,7 +169,9 @@ def test_eval_writes_answers_that_score_reads(tmp_path, run, questions, capsys):
     for name, scores in result["scores"].items():
         assert list(scores["accuracy"]) == list(COLUMNS)
         file = out / name / "test.json"
-        assert set(json.loads(file.read_text())) == {str(row["question_id"]) for row in json.loads(annotations.read_text())}
+        assert set(json.loads(file.read_text())) == {
+            str(row["question_id"]) for row in json.loads(annotations.read_text())
+        }
         assert main(["score", "avqa", "--pred", str(file), "--annotations", str(annotations)]) == 0
         words = capsys.readouterr().out.split()
         assert f"{100 * scores['accuracy']['All']:.2f}" in words

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import avqa_toy
 import pytest
 import torch
 from toy import TINY
@@ -193,6 +194,22 @@ def test_an_encoder_that_starts_frozen_learns_alike_on_all_processes(tmp_path, p
     assert processes([*arguments, *strategy, "--run.dir", str(tmp_path / "run")], ranks=2) == [0, 0]
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)["weights"] for rank in range(2)]
     assert all(torch.equal(ranks[0][name], value) for name, value in ranks[1].items())
+
+
+def test_question_answering_killed_and_resumed_equals_uninterrupted(tmp_path, processes):
+    """The real task: groups of questions about a video, unique videos in a batch, a metric over the split."""
+    root = avqa_toy.make_set(tmp_path / "questions")
+    arguments = ["--config", str(find_config("avqa/demo_av_mamba")), "--data.root", str(root), *avqa_toy.TINY.split()]
+    assert processes([*arguments, "--run.dir", str(tmp_path / "whole")]) == [0]
+    killer = "[{class_path: kill_callbacks.SignalAt, init_args: {step: 5, name: SIGKILL}}]"
+    killed = [*arguments, "--run.checkpoint_every", "1", "--trainer.callbacks", killer, "--run.dir"]
+    assert processes([*killed, str(tmp_path / "run")]) == [-signal.SIGKILL]
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 4
+    assert processes(["--resume", str(tmp_path / "run"), "--trainer.callbacks", "null"]) == [0]
+    (rows, last, best), (whole_rows, whole_last, whole_best) = result(tmp_path / "run"), result(tmp_path / "whole")
+    assert rows == whole_rows
+    assert all(torch.equal(last["state_dict"][name], value) for name, value in whole_last["state_dict"].items())
+    assert all(torch.equal(best[name], value) for name, value in whole_best.items())
 
 
 def test_the_command_itself_stops_at_sigterm(tmp_path, whole, processes):
