@@ -63,21 +63,24 @@ class SmallSound(SoundEncoder):
     Args:
         dim: width of the result.
         width: channels of the first convolution, a multiple of 8; the next have twice and four times as many.
+        levels: the linear layers also get, of each of the 64 bands of the input itself, the mean, the maximum and the
+            mean change: how loud and how busy it is, which the convolutions' group norms take away.
         freeze: start frozen.
 
     Raises:
         UsageError: a width that is not a positive multiple of 8.
     """
 
-    def __init__(self, dim: int = 64, width: int = 16, *, freeze: bool = False) -> None:
+    def __init__(self, dim: int = 64, width: int = 16, *, levels: bool = False, freeze: bool = False) -> None:
         super().__init__(freeze=freeze)
-        self.dim = dim
+        self.dim, self.levels = dim, levels
         widths = (1, _checked_width(width), 2 * width, 4 * width)
         layers: list[nn.Module] = []
         for incoming, outgoing in itertools.pairwise(widths):
             layers += [*_conv_norm(incoming, outgoing, stride=2), nn.SiLU()]
         self.features = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.Linear(2 * widths[-1] * 8, 128), nn.SiLU(), nn.Linear(128, dim))
+        incoming = 2 * widths[-1] * 8 + (3 * 64 if levels else 0)
+        self.head = nn.Sequential(nn.Linear(incoming, 128), nn.SiLU(), nn.Linear(128, dim))
         self.set_frozen(freeze)
 
     def embed(self, log_mel: Tensor) -> Tensor:
@@ -85,7 +88,7 @@ class SmallSound(SoundEncoder):
         standardised = (log_mel + 2.0) / 2.0  # log-mel lies between log(0.01) = -4.6 and about 2
         x = self.features(standardised)  # (N, 4 width, 12, 8): time, mel
         x = torch.cat([x.mean(2), x.amax(2)], dim=1)  # (N, 8 width, 8): what lasts, and what happens once
-        return self.head(x.flatten(1))
+        return self.head(torch.cat([x.flatten(1), _levels(standardised)], dim=1) if self.levels else x.flatten(1))
 
 
 class _HalvingBlock(nn.Module):
@@ -100,6 +103,13 @@ class _HalvingBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(self.branch(x) + self.shortcut(x))
+
+
+def _levels(log_mel: Tensor) -> Tensor:
+    """(N, 1, 96, 64) -> (N, 192): mean, maximum and mean change over 20 ms of each band."""
+    bands = log_mel[:, 0]  # (N, 96, 64)
+    change = (bands[:, 2:] - bands[:, :-2]).abs().mean(1)
+    return torch.cat([bands.mean(1), bands.amax(1), 3 * change], dim=1)
 
 
 def _conv_norm(incoming: int, outgoing: int, stride: int) -> tuple[nn.Conv2d, nn.GroupNorm]:

@@ -266,7 +266,8 @@ def _build(recipe: Recipe, source: str) -> Encoder:
 def _sound_size(source: str) -> dict[str, int]:
     state = _small_state(source)
     try:
-        return {"dim": len(state["head.2.weight"]), "width": len(state["features.0.weight"])}
+        width, incoming = len(state["features.0.weight"]), state["head.0.weight"].shape[1]
+        return {"dim": len(state["head.2.weight"]), "width": width, "levels": incoming > 64 * width}
     except KeyError as error:
         raise CheckpointError(f"{source}: no {error} in it; not weights of the small sound encoder") from error
 

@@ -67,7 +67,7 @@ class TaggingTask(LightningModule):
         parse_policy(nan_policy)
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
         self.level_weight, self.nan_policy = level_weight, nan_policy
-        self.sound = build_sound_encoder("small_sound", dim=DIM)
+        self.sound = build_sound_encoder("small_sound", dim=DIM, levels=True)
         self.picture = build_picture_encoder("small_pyramid", widths=WIDTHS)
         self.sounding = nn.Linear(DIM, len(VOICES) * 3)  # logit, loudness and rhythm of each voice
         self.standing = nn.Linear(DIM, NOTHING + 1)
