@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossmamba.blocks.cm_mamba import CMMamba
@@ -99,6 +100,25 @@ class AVMamba(AVQAModel):
         return Fused(self.join(torch.tanh(torch.cat([heard, looked], dim=-1))), attention=attention)
 
 
+class GridPool(nn.Module):
+    """Means over the cells of a coarser grid: the scans in space cost as much as there are cells.
+
+    Args:
+        grid: (h, w) of the result.
+    """
+
+    def __init__(self, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.grid = tuple(grid)
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """(V, T, h, w, C) -> (V, T, *grid, C). UsageError for a picture that is coarser already."""
+        if picture.shape[2] < self.grid[0] or picture.shape[3] < self.grid[1]:
+            raise UsageError(f"a picture of {tuple(picture.shape[2:4])} cells has no {self.grid}: lower picture_grid")
+        cells = F.adaptive_avg_pool2d(picture.flatten(0, 1).movedim(-1, 1), self.grid)  # (V*T, C, *grid)
+        return cells.movedim(1, -1).unflatten(0, picture.shape[:2])
+
+
 def sound_projection(dim: int, width: int) -> nn.Sequential:
     """AVST's Linear, ReLU, Linear on a sound vector: 328,704 parameters from 128 to 512."""
     return nn.Sequential(nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, width))
@@ -135,6 +155,7 @@ def av_mamba(
     visual_input: str = "features",
     visual_dim: int = 512,
     visual_args: dict[str, Any] | None = None,
+    picture_grid: tuple[int, int] | None = None,
     question_input: str = "lstm",
     question_dim: int = 512,
     words: int = 93,
@@ -159,6 +180,7 @@ def av_mamba(
             with `audio_args`, on log-mel.
         visual_input: "features" (stored grids or vectors of `visual_dim` channels), or a picture encoder with
             `visual_args`, on frames. A linear layer follows where the channels are not `width`.
+        picture_grid: take the means over so many cells of the picture; None takes it as it comes.
         question_input: "lstm" (`words`, `packed`) or "features" (stored vectors of `question_dim` numbers).
         head: "answers" (`answers` fixed ones) or "choices" (given with each question).
         width: D. space: "average", "weighted" or "cm". time: "attention" or "cm1" to "cm4" (see `TIERS`).
@@ -178,7 +200,9 @@ def av_mamba(
         build_question_input(question_input, width, words=words, dim=question_dim, packed=packed),
         build_head(head, width, answers),
         audio_proj=sound_projection(audio.dim, width),
-        visual_proj=linear_or_identity(visual.dim, width),
+        visual_proj=linear_or_identity(visual.dim, width)
+        if picture_grid is None
+        else nn.Sequential(GridPool(picture_grid), linear_or_identity(visual.dim, width)),
         ground=GroundedPicture(width, build_space(space, width, cm_width, **scan)),
         time=build_time(time, width, cm_width, heads=heads, dropout=dropout, **scan),
         join=nn.Linear(2 * width, width),

@@ -47,7 +47,7 @@ def make_set(root: Path, *, videos: int = 4, seconds: int = 4, seed: int = 0, ex
 
 
 def write_features(root: Path, name: str, numbers: np.random.Generator, seconds: int) -> None:
-    for folder, shape in (("small_sound", (64,)), ("small_picture", (2, 2, 64))):
+    for folder, shape in (("small_sound", (64,)), ("small_picture", (4, 4, 64))):
         (root / folder).mkdir(exist_ok=True)
         values = numbers.standard_normal((seconds, *shape)).astype(np.float32)
         np.save(root / folder / f"{name}.npy", values)

@@ -123,7 +123,7 @@ def test_encoders_of_raw_videos_are_frozen_or_learn(tmp_path, train_questions, q
     ("arguments", "words"),
     [
         (["--model.model_args.audio_dim", "128"], "audio features have shape (64) a second and the model takes (128)"),
-        (["--model.model_args.visual_dim", "512"], "(2, 2, 64) a second and the model takes (any, any, 512)"),
+        (["--model.model_args.visual_dim", "512"], "(4, 4, 64) a second and the model takes (any, any, 512)"),
         (["--model.model_args.question_input", "features"], "the questions come as words and the model takes features"),
         (["--model.model_args.head", "choices"], "model.model_args.head=answers"),
         (["--data.audio", "vggish"], "vggish"),
