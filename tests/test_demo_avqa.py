@@ -115,9 +115,12 @@ def test_a_training_that_was_begun_goes_on(tmp_path: Path, parses) -> None:
 
 
 def test_one_of_two_trainings_fails(tmp_path: Path) -> None:
-    commands = [(("configs", "cp", "avs/absent", "x"), tmp_path / "logs" / "a.log"), (("configs", "ls"), None)]
-    with pytest.raises(CrossmambaError, match=r"a\.log"):
-        common.together(*commands)
+    fine, wrong = ("configs", "ls"), ("configs", "cp", "avs/absent", "x")
+    with pytest.raises(CrossmambaError, match=r"b\.log"):
+        common.together(fine, (fine, tmp_path / "logs" / "a.log"), (wrong, tmp_path / "logs" / "b.log"))
+    assert "avs/demo" in (tmp_path / "logs" / "a.log").read_text()
+    with pytest.raises(CrossmambaError, match="ended with exit code 2; the same"):
+        common.together(wrong)
 
 
 def test_the_model_takes_its_encoders_along(tmp_path: Path) -> None:

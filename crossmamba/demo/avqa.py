@@ -61,16 +61,18 @@ class AVQADemoSettings:
 
     seed: int = 0
     videos: tuple[int, int, int] = (600, 100, 200)
-    questions: int = 8
+    questions: int = 16
     seconds: int = 10
     size: int = 64
     encoder_epochs: int = 16
-    epochs: int = 20
-    models: tuple[str, ...] = ("av_mamba", "shmamba")
+    epochs: int = 8
+    models: tuple[str, ...] = ("av_mamba", "shmamba", "avst")
     options: tuple[str, ...] = ()
 
 
-QUICK = AVQADemoSettings(videos=(24, 8, 12), questions=6, encoder_epochs=3, epochs=2)
+QUICK = AVQADemoSettings(videos=(24, 8, 12), questions=6, encoder_epochs=3, epochs=2, models=("av_mamba", "shmamba"))
+STEP_SECONDS = 0.5  # of AV-Mamba on one core, for the announcement
+STEP_VIDEOS = 8  # of a training; with all questions about each, since most of a step's time goes by the video
 
 
 def run_avqa_demo(out: str | Path, settings: AVQADemoSettings, *, predict: bool = True) -> dict[str, Any]:
@@ -94,7 +96,7 @@ def run_avqa_demo(out: str | Path, settings: AVQADemoSettings, *, predict: bool 
     )
     folder.stage("features", "one pass of all videos through them", lambda: finish(start(*extraction(data, encoders))))
     say(tag_line(read_json(encoders / "model" / "tags.json")))
-    folder.stage("train", f"training {' and '.join(runs)} side by side", lambda: train_models(runs, data, settings))
+    folder.stage("train", f"training {', '.join(runs)}", lambda: train_models(runs, data, settings))
     first = runs[settings.models[0]]
     folder.stage("model", "putting model and encoders together", lambda: assemble(first, encoders, path))
     scores_file = path / "scores.json"
@@ -111,13 +113,12 @@ def run_avqa_demo(out: str | Path, settings: AVQADemoSettings, *, predict: bool 
 
 def _announce(folder: DemoFolder, predict: bool) -> None:
     settings = folder.settings
-    questions = settings.videos[0] * settings.questions
-    seconds = 45 + sum(settings.videos) * 0.25 + settings.videos[0] * settings.encoder_epochs * 0.008
-    seconds += questions * settings.epochs * math.ceil(len(settings.models) / 2) * 0.0025
+    seconds = 60 + sum(settings.videos) * 0.25 + settings.videos[0] * settings.encoder_epochs * 0.009
+    seconds += settings.videos[0] / STEP_VIDEOS * settings.epochs * STEP_SECONDS
     say(f"crossmamba demo avqa, in {folder.path} (about {max(1, round(seconds / 60))} minutes on two CPU cores)")
     say("  1. render concerts with sound, and ask MUSIC-AVQA's 33 kinds of question about them, in its layout")
     say("  2. train two small encoders to tag instruments, and store their features for every second")
-    say(f"  3. train {' and '.join(settings.models)} to answer from these features")
+    say(f"  3. train {', '.join(settings.models)} to answer from these features")
     say("  4. score them by kind of question, also with the sound silenced or the picture blanked, and beside what the")
     say("     question, the picture or the sound alone can give")
     answer = "answer questions about a test video, and " if predict else ""
@@ -161,12 +162,10 @@ def extraction(data: Path, encoders: Path) -> tuple[str, ...]:
 
 
 def train_models(runs: dict[str, Path], data: Path, settings: AVQADemoSettings) -> None:
-    """All trainings, two at a time, each on its share of the cores. The first one's progress is shown."""
-    names = list(runs)
-    for first in range(0, len(names), 2):
-        pair = names[first : first + 2]
-        commands = [(training(name, runs[name], data, settings), runs[name].with_suffix(".log")) for name in pair[1:]]
-        together(*commands, (training(pair[0], runs[pair[0]], data, settings), None))
+    """The first training on half of the cores, with its progress shown, and beside it the others in turn."""
+    first, *others = runs
+    beside = [(training(name, runs[name], data, settings), runs[name].with_suffix(".log")) for name in others]
+    together(training(first, runs[first], data, settings), *beside)
 
 
 def training(name: str, run: Path, data: Path, settings: AVQADemoSettings) -> tuple[str, ...]:
@@ -176,6 +175,8 @@ def training(name: str, run: Path, data: Path, settings: AVQADemoSettings) -> tu
     return (
         *("train", "--config", CONFIGS[name], "--run.dir", str(run), "--seed", str(settings.seed)),
         *("--data.root", str(data), "--trainer.max_epochs", str(settings.epochs)),
+        *("--data.batch_size", str(STEP_VIDEOS * settings.questions)),
+        *("--data.questions_per_video", str(settings.questions)),
         *settings.options,
     )
 

@@ -84,7 +84,8 @@ def build_page(folder: Path, runs: dict[str, Path], scores: dict[str, Any], fact
     there.insert(0, ("result.json", predicted / "result.json"))
     video = Path(truth["video"]) if truth else None
     tags = tag_line(read_json(folder / "encoders" / "model" / "tags.json"))
-    names = " and ".join(NAMES.get(name, name) for name in runs)
+    *rest, last = (NAMES.get(name, name) for name in runs)
+    names = " and ".join([", ".join(rest), last] if rest else [last])
     return Report(
         title="What is playing? A crossmamba demo of audio-visual question answering",
         lead=f"{names} learned on this machine to answer MUSIC-AVQA's 33 kinds of question about synthetic concerts. "

@@ -145,7 +145,7 @@ def train_both(run: Path, silent: Path, data: Path, settings: DemoSettings) -> N
     to a file beside it.
     """
     beside = (training(silent, data, settings, silent=True), silent.with_suffix(".log"))
-    together(beside, (training(run, data, settings), None))
+    together(training(run, data, settings), beside)
 
 
 def train_run(run: Path, data: Path, settings: DemoSettings, *, silent: bool = False) -> None:

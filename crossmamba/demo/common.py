@@ -118,24 +118,34 @@ def finish(command: Command) -> None:
         )
 
 
-def together(*commands: tuple[Sequence[str], Path | None]) -> None:
-    """Runs commands side by side, each on its share of the cores, and waits for all.
+def together(front: Sequence[str], *others: tuple[Sequence[str], Path]) -> None:
+    """Runs a command whose output is shown, and beside it others, one after the other; each has half of the cores.
 
     Args:
-        commands: (arguments, log); the last one's output may be shown (log None), that of the others goes to a file.
+        front: the arguments of the command that is shown.
+        others: (arguments, file for the output).
 
     Raises:
-        CrossmambaError: one failed; the others were asked to end.
+        CrossmambaError: one failed; what still ran was asked to end.
     """
-    threads = max(1, (os.cpu_count() or 1) // len(commands))
+    threads = max(1, (os.cpu_count() or 1) // 2)
+    waiting = list(others)
     running: list[Command] = []
-    try:
-        for arguments, log in commands:
-            if log is not None:
-                log.parent.mkdir(parents=True, exist_ok=True)
+
+    def start_next() -> None:
+        if waiting:
+            arguments, log = waiting.pop(0)
+            log.parent.mkdir(parents=True, exist_ok=True)
             running.append(start(*arguments, threads=threads, log=log))
-        for command in reversed(running):
-            finish(command)
+
+    try:
+        start_next()
+        running.insert(0, start(*front, threads=threads))
+        while len(running) > 1:
+            finish(running[-1])
+            running.pop()
+            start_next()
+        finish(running[0])
     except BaseException:
         for command in running:
             command.terminate()  # a training writes a checkpoint, from which the same demo goes on

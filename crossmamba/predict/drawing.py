@@ -149,6 +149,8 @@ def _draw_weights(axes: Any, content: AnswerPicture, shown: list[int]) -> None:
         axes.fill_between(*_loudness_line(content, top), color=LINE, linewidth=0, label="loudness")
     axes.bar(edges - 0.17, content.audio, 0.32, color=SOUND, label="sound: when it listened")
     axes.bar(edges + 0.17, content.visual, 0.32, color=PICTURE, label="picture: when it looked")
+    if content.loudness is not None and len(content.loudness):
+        axes.plot(*_loudness_line(content, top), color=SOFT, linewidth=0.7, alpha=0.6)
     axes.axhline(1 / count, color=SOFT, linewidth=0.8, linestyle=":", label="evenly over all seconds")
     digits = 1 if content.duration < 30 else 0
     axes.set_xticks(shown, [f"{content.times[number]:.{digits}f} s" for number in shown])

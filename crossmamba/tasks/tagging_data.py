@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossmamba.data.qa.annotations import read_questions
 from crossmamba.data.qa.inputs import IMAGENET_MEAN, IMAGENET_STD
 from crossmamba.data.qa.raw import read_log_mel, read_pictures, video_file, video_seconds
 from crossmamba.data.qa.templates import INSTRUMENTS
@@ -66,9 +65,13 @@ class TaggingDataset:
             raise UsageError(f"data.size is {size}; it must be a multiple of {STRIDE} pixels, at least 32")
         self.root, self.split, self.size = Path(root), split, size
         self.seconds, self.flip, self.seed, self.epoch = seconds, flip, seed, 0
-        asked = sorted({row.video_id for row in read_questions(self.root, split)})
-        truths = (read_truth(self.root, video_id) for video_id in asked)  # a set split by question asks about all
+        names = sorted(path.stem for path in (self.root / "scene_truth").glob("*.json"))
+        if not names:
+            raise DataError(f"{self.root}: no scene_truth/; tags need a set made by `crossmamba data synth music-avqa`")
+        truths = (read_truth(self.root, name) for name in names)
         self.video_ids = [truth.video_id for truth in truths if truth.split == split][:clips]
+        if not self.video_ids:
+            raise DataError(f"{self.root}: the set has no video of the split {split!r}")
         self._kept: dict[int, dict[str, Tensor]] = {}
 
     def set_epoch(self, epoch: int) -> None:
