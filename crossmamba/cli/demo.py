@@ -9,8 +9,8 @@ from typing import Any
 from crossmamba.errors import UsageError
 
 HELP = "render a synthetic set, train, score, predict and report, in minutes on a CPU"
-EXAMPLE = """crossmamba demo --out runs/demo            # segmentation: who sounds in the picture
-  crossmamba demo avqa --out runs/demo_avqa  # question answering about concerts"""
+EXAMPLE = """crossmamba demo --out runs/demo
+  crossmamba demo avqa --out runs/demo_avqa"""
 FOLDERS = {"avs": "runs/demo", "avqa": "runs/demo_avqa"}
 OF_TASK = {"avs": ("steps", "clips"), "avqa": ("epochs", "videos", "models")}
 """Options that only one demo has."""

@@ -26,9 +26,11 @@ def test_help_shows_an_example_that_parses(
     assert code == 0
     text = capsys.readouterr().out
     module = importlib.import_module(f"crossmamba.cli.{verb}")
-    examples = [line.strip() for line in module.EXAMPLE.splitlines()]
+    examples = [line.strip() for line in module.EXAMPLE.replace("\\\n", " ").splitlines()]
     for example in examples:
-        assert " ".join(example.split()) in " ".join(text.split()), f"crossmamba {verb} --help shows no example"
+        assert " ".join(example.split()) in " ".join(text.replace("\\\n", " ").split()), (
+            f"crossmamba {verb} --help shows no example"
+        )
         assert example.startswith(f"crossmamba {verb}")
         parses(shlex.split(example)[1:])
 
