@@ -212,6 +212,7 @@ class AVQAMetric(_Accuracy):
     kinds = len(KINDS)
 
     def table(self) -> AccuracyTable:
+        """Correct and total of the 13 columns."""
         return _table_of(*self.counts())
 
 
@@ -229,5 +230,6 @@ class ChoiceMetric(_Accuracy):
         self.types, self.kinds = tuple(types), len(types)
 
     def table(self) -> AccuracyTable:
+        """Correct and total of each question type and of all."""
         correct, total = self.counts()
         return AccuracyTable((*self.types, "All"), (*correct, sum(correct)), (*total, sum(total)))

@@ -251,7 +251,8 @@ def _forget_half_made(run: Path) -> None:
 
 
 def _headline(scores: dict[str, Any]) -> str:
-    return ", ".join(f"{name} All {100 * values['accuracy']['All']:.1f}" for name, values in scores["scores"].items())
+    shares = {name: values["accuracy"]["All"] for name, values in scores["scores"].items()}
+    return ", ".join(f"{name} All {'-' if share is None else f'{100 * share:.1f}'}" for name, share in shares.items())
 
 
 def _claim(study: Study, options: StudyOptions) -> None:

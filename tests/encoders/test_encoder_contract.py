@@ -40,7 +40,7 @@ def test_names() -> None:
     assert set(SOUND_ENCODERS) == {"vggish", "small_sound"}
     with pytest.raises(UsageError, match="did you mean 'pvt_v2_b5'"):
         build_picture_encoder("pvtv2_b5")
-    with pytest.raises(UsageError, match="no option depth; it has dim, width, freeze"):
+    with pytest.raises(UsageError, match="no option depth; it has dim, width, levels, freeze"):
         build_sound_encoder("small_sound", depth=3)
 
 

@@ -147,6 +147,7 @@ class AVQADataset(QuestionDataset):
         return ChoiceVocabulary.of(read_choices(self.root, "train"))
 
     def texts(self, index: int) -> dict[str, Tensor]:
+        """`question` and `choices` of item `index`."""
         row = self.rows[index]
         if self.vocabulary is None:
             return {

@@ -117,6 +117,7 @@ class MusicAVQADataset(QuestionDataset):
             raise UsageError(f"{self.root}, split {self.split!r}, row {row.row}: {error}") from error
 
     def texts(self, index: int) -> dict[str, Tensor]:
+        """`question` of item `index`."""
         if self.question_features is None:
             return {"question": self._words[index].clone()}
         return {"question": torch.from_numpy(self.question_features.load(self.rows[index].question_id or 0))}

@@ -63,6 +63,7 @@ def strokes(t: Times, rate: float, decay: float, phase: float) -> Wave:
 
 
 def noise(rng: np.random.Generator, n: int) -> Wave:
+    """White noise of n samples, deviation 1."""
     return rng.standard_normal(n, dtype=np.float32)
 
 

@@ -97,14 +97,16 @@ def _extreme(starts: Sequence[int], which: str) -> int | None:
 
 
 def sound_of_both(c: Concert, v: Values) -> Answer:
+    """Are there <Object> and <Object> sound?"""
     return None if v[0] == v[1] else _yes(bool(_heard(c, v[0]) and _heard(c, v[1])))
 
 
-def heard_instruments(c: Concert, v: Values) -> Answer:
+def _heard_instruments(c: Concert, v: Values) -> Answer:
     return COUNTS[len(c.voices)]
 
 
 def sound_of_one(c: Concert, v: Values) -> Answer:
+    """Is there a <Object> sound?"""
     return _yes(bool(_heard(c, v[0])))
 
 
@@ -114,16 +116,19 @@ def _pair_heard(c: Concert, v: Values) -> tuple[Voice, Voice] | None:
 
 
 def louder(c: Concert, v: Values) -> Answer:
+    """Is the <Object> louder than the <Object>?"""
     pair = _pair_heard(c, v)
     return _more(pair[0].loudness, pair[1].loudness, LOUDER) if pair else None
 
 
 def more_rhythmic(c: Concert, v: Values) -> Answer:
+    """Is the <Object> more rhythmic than the <Object>?"""
     pair = _pair_heard(c, v)
     return _more(pair[0].rhythm, pair[1].rhythm, FASTER) if pair else None
 
 
 def longer(c: Concert, v: Values) -> Answer:
+    """Is the <Object> playing longer than the <Object>?"""
     pair = _pair_heard(c, v)
     if not pair:
         return None
@@ -135,27 +140,30 @@ def longer(c: Concert, v: Values) -> Answer:
 
 
 def both_seen(c: Concert, v: Values) -> Answer:
+    """Are there <Object> and <Object> instruments in the video?"""
     return None if v[0] == v[1] else _yes(bool(_seen(c, v[0]) and _seen(c, v[1])))
 
 
 def number_seen(c: Concert, v: Values) -> Answer:
+    """How many <Object> are in the entire video?"""
     return COUNTS[len(_seen(c, v[0]))]
 
 
-def kinds_seen(c: Concert, v: Values) -> Answer:
+def _kinds_seen(c: Concert, v: Values) -> Answer:
     return COUNTS[len({t.kind for t in c.stage.instruments})]
 
 
 def one_seen(c: Concert, v: Values) -> Answer:
+    """Is there a <Object> in the entire video?"""
     return _yes(bool(_seen(c, v[0])))
 
 
-def beside(c: Concert, v: Values) -> Answer:
+def _instrument_beside(c: Concert, v: Values) -> Answer:
     thing = _only(_seen(c, v[1]))
     return _beside(c, thing, v[0]) if thing else None
 
 
-def outermost(c: Concert, v: Values) -> Answer:
+def _outermost(c: Concert, v: Values) -> Answer:
     columns = [t.column for t in c.stage.instruments]
     if len(set(columns)) < 2:
         return None
@@ -163,42 +171,42 @@ def outermost(c: Concert, v: Values) -> Answer:
     return _kind_of_all([t for t in c.stage.instruments if t.column == edge])
 
 
-def what_is_it(c: Concert, v: Values) -> Answer:
+def _what_is_it(c: Concert, v: Values) -> Answer:
     thing = _only(list(c.stage.instruments))
     return thing.kind if thing else None
 
 
-def room(c: Concert, v: Values) -> Answer:
+def _room(c: Concert, v: Values) -> Answer:
     return c.stage.room
 
 
 # Audio-Visual: existential, location
 
 
-def always_playing(c: Concert, v: Values) -> Answer:
+def _always_playing(c: Concert, v: Values) -> Answer:
     if len(_seen(c, v[0])) != 1:
         return None
     voice = next((voice for t, voice in zip(c.stage.instruments, c.playing, strict=True) if t.kind == v[0]), None)
     return _yes(voice is not None and (voice.start, voice.end) == (0, c.seconds))
 
 
-def voiceover(c: Concert, v: Values) -> Answer:
+def _voiceover(c: Concert, v: Values) -> Answer:
     return _yes(bool(c.offscreen))
 
 
-def from_the_instrument(c: Concert, v: Values) -> Answer:
+def _from_the_instrument(c: Concert, v: Values) -> Answer:
     if len(c.stage.instruments) != 1 or 0 < len(c.offscreen) < len(c.voices):
         return None
     return _yes(not c.offscreen)
 
 
-def first_sound_from(c: Concert, v: Values) -> Answer:
+def _first_sound_from(c: Concert, v: Values) -> Answer:
     voices = sorted(c.voices, key=lambda voice: voice.start)
     k, there = _extreme([voice.start for voice in voices], v[0]), _at(c, v[1])
     return None if k is None or there is None else _yes(there[1] is voices[k])
 
 
-def beside_first_sounding(c: Concert, v: Values) -> Answer:
+def _beside_first_sounding(c: Concert, v: Values) -> Answer:
     players = _players(c)
     k = _extreme([voice.start for _, voice in players], v[1])
     if k is None or len({t.column for t in c.stage.instruments}) < 3:
@@ -206,14 +214,14 @@ def beside_first_sounding(c: Concert, v: Values) -> Answer:
     return _beside(c, players[k][0], v[0])
 
 
-def where_loudest(c: Concert, v: Values) -> Answer:
+def _where_loudest(c: Concert, v: Values) -> Answer:
     players = sorted(_players(c), key=lambda pair: pair[1].loudness, reverse=v[0] == "loudest")
     if len(players) < 2 or _more(players[0][1].loudness, players[1][1].loudness, LOUDER) is None:
         return None
     return players[0][0].place
 
 
-def at_the_same_time(c: Concert, v: Values) -> Answer:
+def _at_the_same_time(c: Concert, v: Values) -> Answer:
     players = _players(c)
     own = [voice for _, voice in players if voice.kind == v[0]]
     if len(_seen(c, v[0])) != 1 or not own:
@@ -232,19 +240,20 @@ def at_the_same_time(c: Concert, v: Values) -> Answer:
 # Audio-Visual: counting
 
 
-def sounding_instruments(c: Concert, v: Values) -> Answer:
+def _sounding_instruments(c: Concert, v: Values) -> Answer:
     return COUNTS[len(_players(c))]
 
 
-def silent_instruments(c: Concert, v: Values) -> Answer:
+def _silent_instruments(c: Concert, v: Values) -> Answer:
     return COUNTS[sum(voice is None for voice in c.playing)]
 
 
 def sounding_of_kind(c: Concert, v: Values) -> Answer:
+    """How many sounding <Object> in the video？"""
     return COUNTS[sum(t.kind == v[0] for t, _ in _players(c))]
 
 
-def sounding_kinds(c: Concert, v: Values) -> Answer:
+def _sounding_kinds(c: Concert, v: Values) -> Answer:
     return COUNTS[len({t.kind for t, _ in _players(c)})]
 
 
@@ -272,21 +281,23 @@ def _both_play(
 
 
 def named_louder(c: Concert, v: Values) -> Answer:
+    """Is the <Object> on the <LR> louder than the <Object> on the <LR>?"""
     pair = _pair_named(c, v)
     return _more(pair[0].loudness, pair[1].loudness, LOUDER) if pair else None
 
 
 def named_more_rhythmic(c: Concert, v: Values) -> Answer:
+    """Is the <Object> on the <LR> more rhythmic than the <Object> on the <LR>?"""
     pair = _pair_named(c, v)
     return _more(pair[0].rhythm, pair[1].rhythm, FASTER) if pair else None
 
 
-def placed_louder(c: Concert, v: Values) -> Answer:
+def _placed_louder(c: Concert, v: Values) -> Answer:
     pair = _pair_placed(c, v)
     return _more(pair[0].loudness, pair[1].loudness, LOUDER) if pair else None
 
 
-def placed_more_rhythmic(c: Concert, v: Values) -> Answer:
+def _placed_more_rhythmic(c: Concert, v: Values) -> Answer:
     pair = _pair_placed(c, v)
     return _more(pair[0].rhythm, pair[1].rhythm, FASTER) if pair else None
 
@@ -296,7 +307,7 @@ def placed_more_rhythmic(c: Concert, v: Values) -> Answer:
 RANKS = ("first", "second", "third", "fourth", "fifth")
 
 
-def comes_in(c: Concert, v: Values) -> Answer:
+def _comes_in(c: Concert, v: Values) -> Answer:
     players = _players(c)
     rank = RANKS.index(v[0])
     starts = [voice.start for _, voice in players]
@@ -306,13 +317,13 @@ def comes_in(c: Concert, v: Values) -> Answer:
     return players[rank][0].kind
 
 
-def where_first(c: Concert, v: Values) -> Answer:
+def _where_first(c: Concert, v: Values) -> Answer:
     players = _players(c)
     k = _extreme([voice.start for _, voice in players], v[0])
     return None if k is None else players[k][0].place
 
 
-def which_first(c: Concert, v: Values) -> Answer:
+def _which_first(c: Concert, v: Values) -> Answer:
     players = [pair for pair in _players(c) if pair[0].kind == v[0]]
     if len(players) < 2 or len({t.place for t, _ in players}) < len(players):
         return None
@@ -323,7 +334,7 @@ def which_first(c: Concert, v: Values) -> Answer:
     return None if k is None else players[k][0].place
 
 
-def before_or_after(c: Concert, v: Values) -> Answer:
+def _before_or_after(c: Concert, v: Values) -> Answer:
     players = _players(c)
     own = [voice.start for t, voice in players if t.kind == v[1]]
     others = [(t, voice.start) for t, voice in players if t.kind != v[1]]
@@ -332,42 +343,17 @@ def before_or_after(c: Concert, v: Values) -> Answer:
     return _kind_of_all([t for t, start in others if (start < own[0]) == (v[0] == "before")])
 
 
+# fmt: off
 ANSWERERS: tuple[Callable[[Concert, Values], Answer], ...] = (
-    sound_of_both,
-    heard_instruments,
-    sound_of_one,
-    louder,
-    more_rhythmic,
-    longer,
-    both_seen,
-    number_seen,
-    kinds_seen,
-    one_seen,
-    beside,
-    outermost,
-    what_is_it,
-    room,
-    always_playing,
-    voiceover,
-    from_the_instrument,
-    first_sound_from,
-    beside_first_sounding,
-    where_loudest,
-    at_the_same_time,
-    sounding_instruments,
-    silent_instruments,
-    sounding_of_kind,
-    sounding_kinds,
-    named_louder,
-    named_more_rhythmic,
-    placed_louder,
-    placed_more_rhythmic,
-    comes_in,
-    where_first,
-    which_first,
-    before_or_after,
+    sound_of_both, _heard_instruments, sound_of_one, louder, more_rhythmic, longer, both_seen, number_seen,
+    _kinds_seen, one_seen, _instrument_beside, _outermost, _what_is_it, _room, _always_playing, _voiceover,
+    _from_the_instrument, _first_sound_from, _beside_first_sounding, _where_loudest, _at_the_same_time,
+    _sounding_instruments, _silent_instruments, sounding_of_kind, _sounding_kinds, named_louder,
+    named_more_rhythmic, _placed_louder, _placed_more_rhythmic, _comes_in, _where_first, _which_first,
+    _before_or_after,
 )
 """In the order of `qa.templates.TEMPLATES`."""
+# fmt: on
 
 POSITION = {template.text: k for k, template in enumerate(TEMPLATES)}
 
