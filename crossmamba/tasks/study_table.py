@@ -131,8 +131,10 @@ def read_ceilings(root: Path, split: str) -> dict[str, dict[str, float]]:
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
-    """(mean, standard deviation of the sample); the latter NaN for one value."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
+    """(mean, standard deviation of the sample); the latter NaN for one value, both NaN where a value is."""
+    mean = statistics.fmean(values)
+    known = len(values) > 1 and not math.isnan(mean)  # `stdev` of a NaN fails
+    return mean, statistics.stdev(values) if known else math.nan
 
 
 def markdown(study: Study, lines: Sequence[Line], ceilings: Mapping[str, Mapping[str, float]], facts: str) -> str:
