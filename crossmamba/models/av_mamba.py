@@ -44,6 +44,7 @@ from crossmamba.models.avqa import (
     Fused,
     build_audio_input,
     build_head,
+    build_merge,
     build_visual_input,
 )
 from crossmamba.models.registry import register_model
@@ -72,7 +73,7 @@ class AVMamba(AVQAModel):
     """The paper's Fig. 1. Built by `av_mamba` from plain values; here the parts are passed in.
 
     Args:
-        inputs: `audio`, `visual`, `question`, `head` of `AVQAModel`.
+        inputs: `audio`, `visual`, `question`, `head`, `merge` of `AVQAModel`.
         audio_proj, visual_proj: to the width D. ground: `GroundedPicture`. time: a time module of `blocks.grounding`.
         join: (B, 2 D) -> (B, D).
     """
@@ -161,6 +162,7 @@ def av_mamba(
     words: int = 93,
     packed: bool = False,
     head: str = "answers",
+    merge: str = "product",
     answers: int = ANSWERS,
     width: int = 512,
     space: str = "cm",
@@ -183,6 +185,7 @@ def av_mamba(
         picture_grid: take the means over so many cells of the picture; None takes it as it comes.
         question_input: "lstm" (`words`, `packed`) or "features" (stored vectors of `question_dim` numbers).
         head: "answers" (`answers` fixed ones) or "choices" (given with each question).
+        merge: of feature and question, "product" (AVST) or "network" (`NetworkMerge`, ours, for narrow models).
         width: D. space: "average", "weighted" or "cm". time: "attention" or "cm1" to "cm4" (see `TIERS`).
         cm_width, d_state, expand, dt_rank, cm_args: of the CM-Mambas; `cm_args` may hold norm, residual, cond_conv,
             unflip, d_conv and the like (see `CMMamba`).
@@ -199,6 +202,7 @@ def av_mamba(
         visual,
         build_question_input(question_input, width, words=words, dim=question_dim, packed=packed),
         build_head(head, width, answers),
+        build_merge(merge, width),
         audio_proj=sound_projection(audio.dim, width),
         visual_proj=linear_or_identity(visual.dim, width)
         if picture_grid is None
@@ -215,6 +219,7 @@ register_model(
     av_mamba,
     audio_dim=64,
     visual_dim=64,
+    merge="network",
     packed=True,  # a small LSTM forgets a short question over ten padding words
     width=64,
     cm_width=48,

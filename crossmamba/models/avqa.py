@@ -185,6 +185,37 @@ def build_visual_input(name: str, dim: int, **options: Any) -> StoredPicture | E
     )
 
 
+class ProductMerge(nn.Module):
+    """tanh(feature * question), AVST's way and AV-Mamba's (spec §1.4). No parameters."""
+
+    def forward(self, feature: Tensor, asked: Tensor) -> Tensor:
+        """(B, D), (B, D) -> (B, D)."""
+        return torch.tanh(feature * asked)
+
+
+class NetworkMerge(nn.Module):
+    """A small network on feature, question and their product (ours): for narrow models.
+
+    A product alone lets every channel of a narrow model carry what each kind of question asks for most often; such a
+    model stays for thousands of steps at what the question alone can answer (docs/PAPER_VS_CODE.md).
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(3 * dim, 4 * dim), nn.Linear(4 * dim, dim)
+
+    def forward(self, feature: Tensor, asked: Tensor) -> Tensor:
+        """(B, D), (B, D) -> (B, D)."""
+        return self.leave(torch.relu(self.enter(torch.cat([feature, asked, feature * asked], dim=-1))))
+
+
+def build_merge(name: str, dim: int) -> ProductMerge | NetworkMerge:
+    """How feature and question meet before the head: "product" (published) or "network" (ours)."""
+    if name not in ("product", "network"):
+        raise UsageError(f"merge is 'product' or 'network', not {name!r}")
+    return ProductMerge() if name == "product" else NetworkMerge(dim)
+
+
 class AnswerHead(nn.Linear):
     """One logit for each of the fixed answers. Parameter count at D 512: 21,546."""
 
@@ -220,10 +251,11 @@ def build_head(name: str, dim: int, answers: int = ANSWERS) -> AnswerHead | Choi
 
 
 class AVQAModel(nn.Module, ABC):
-    """Inputs, `fuse` (the model itself), product with the question, tanh, head (AVST's order; spec §1.4 and 2.3).
+    """Inputs, `fuse` (the model itself), merge with the question, head (AVST's order; spec §1.4 and 2.3).
 
     Args:
         audio, visual: input modules with `.dim` and `.needs`. question: encoder to (B, D). head: answer head.
+        merge: of feature and question, `ProductMerge` if None.
     """
 
     def __init__(
@@ -232,9 +264,11 @@ class AVQAModel(nn.Module, ABC):
         visual: StoredPicture | EncodedPicture,
         question: LSTMQuestion | VectorQuestion,
         head: AnswerHead | ChoiceHead,
+        merge: ProductMerge | NetworkMerge | None = None,
     ) -> None:
         super().__init__()
         self.audio, self.visual, self.question, self.head = audio, visual, question, head
+        self.merge = merge or ProductMerge()
 
     @abstractmethod
     def fuse(self, audio: Tensor, visual: Tensor, question: Tensor, video: Tensor) -> Fused:
@@ -276,7 +310,7 @@ class AVQAModel(nn.Module, ABC):
         return AVQAOutput(self._answer(fused.feature, asked, choices), fused.losses)
 
     def _answer(self, feature: Tensor, asked: Tensor, choices: Tensor | None) -> Tensor:
-        return self.head(torch.tanh(feature * asked), None if choices is None else self.question(choices))
+        return self.head(self.merge(feature, asked), None if choices is None else self.question(choices))
 
     def explain(
         self,

@@ -20,7 +20,7 @@ Not stated, so ours, each an argument of `shmamba` unless it says "always":
     loss        the mean distance of a second's two points, weight 0.1 (`alignment`, `alignment_weight`)
     time        two blocks a modality, own weights (`share`); Mamba-1 behind RMSNorm with residual (always)
     fusion      the formulas below (`fusion`, `gates`), then the mean over time (always)
-    question    product with the fused vector, then tanh, as in AVST (always); a word encoder (`question_input`)
+    question    product with the fused vector, then tanh, as in AVST (`merge`); a word encoder (`question_input`)
     answer      42 answers, or scores of given choices for AVQA (`head`)
 
 Symbols:
@@ -50,10 +50,13 @@ from crossmamba.models.avqa import (
     EncodedPicture,
     EncodedSound,
     Fused,
+    NetworkMerge,
+    ProductMerge,
     StoredPicture,
     StoredSound,
     build_audio_input,
     build_head,
+    build_merge,
     build_visual_input,
 )
 from crossmamba.models.registry import register_model
@@ -178,7 +181,7 @@ class SHMamba(AVQAModel):
     """The whole model. Built by `shmamba` from plain values; here the parts are passed in.
 
     Args:
-        audio, visual, question, head: as `AVQAModel`. audio_proj, visual_proj: linear encoders to D.
+        audio, visual, question, head, merge: as `AVQAModel`. audio_proj, visual_proj: linear encoders to D.
         align: hyperbolic alignment. temporal: Mamba blocks. cross: fusion to one vector.
     """
 
@@ -188,6 +191,7 @@ class SHMamba(AVQAModel):
         visual: StoredPicture | EncodedPicture,
         question: LSTMQuestion | VectorQuestion,
         head: AnswerHead | ChoiceHead,
+        merge: ProductMerge | NetworkMerge | None = None,
         *,
         audio_proj: nn.Module,
         visual_proj: nn.Module,
@@ -195,7 +199,7 @@ class SHMamba(AVQAModel):
         temporal: TemporalMamba,
         cross: nn.Module,
     ) -> None:
-        super().__init__(audio, visual, question, head)
+        super().__init__(audio, visual, question, head, merge)
         self.audio_proj, self.visual_proj = audio_proj, visual_proj
         self.align, self.temporal, self.cross = align, temporal, cross
 
@@ -223,6 +227,7 @@ def shmamba(
     words: int = 93,
     packed: bool = False,
     head: str = "answers",
+    merge: str = "product",
     answers: int = ANSWERS,
     alignment: str = "distance",
     alignment_weight: float | None = None,
@@ -246,6 +251,7 @@ def shmamba(
         picture_grid: (1, 1) takes the mean over a grid; a finer one keeps where things are, see `PictureVector`.
         question_input: "features" (a CLIP vector of question_dim) or "lstm" (word ids; `words`, `packed`).
         head: "answers" (a fixed list of `answers`) or "choices" (AVQA).
+        merge: of feature and question, "product" or "network" (`NetworkMerge`).
         alignment: "distance", "infonce" (with `temperature`), "gram_mse" or "none" (flat space, no loss).
         alignment_weight: of the loss; None: 1e-3 for gram_mse, 0.1 otherwise.
         curvature: "adaptive" (c in (c_min, c_min + k0)) or "fixed" (c_min + k0 / 2).
@@ -271,6 +277,7 @@ def shmamba(
         visual,
         build_question_input(question_input, width, words=words, dim=question_dim, packed=packed),
         build_head(head, width, answers),
+        build_merge(merge, width),
         audio_proj=nn.Linear(audio.dim, width),
         visual_proj=PictureVector(visual.dim, width, picture_grid),
         align=align,
@@ -301,5 +308,7 @@ register_model(
     visual_dim=64,
     picture_grid=(4, 4),
     question_input="lstm",
+    packed=True,
+    merge="network",
     d_state=8,
 )

@@ -24,7 +24,15 @@ from torch import Tensor, nn
 from crossmamba.blocks.grounding import AttentionTime, GroundedPicture, WeightedPool, linear_or_identity
 from crossmamba.encoders.text import build_question_input
 from crossmamba.models.av_mamba import sound_projection
-from crossmamba.models.avqa import ANSWERS, AVQAModel, Fused, build_audio_input, build_head, build_visual_input
+from crossmamba.models.avqa import (
+    ANSWERS,
+    AVQAModel,
+    Fused,
+    build_audio_input,
+    build_head,
+    build_merge,
+    build_visual_input,
+)
 from crossmamba.models.registry import register_model
 
 
@@ -43,7 +51,7 @@ class AVST(AVQAModel):
     """Sound-guided weighting of each frame's patches, question-guided attention over time, product with the question.
 
     Args:
-        inputs: `audio`, `visual`, `question`, `head` of `AVQAModel`.
+        inputs: `audio`, `visual`, `question`, `head`, `merge` of `AVQAModel`.
         audio_proj, visual_proj: to the width D. ground: with `WeightedPool`. time: `AttentionTime`.
         join: (B, 2 D) -> (B, D). match: `MatchNetwork` or None. match_loss_weight: of its cross-entropy.
     """
@@ -108,6 +116,7 @@ def avst(
     words: int = 93,
     packed: bool = False,
     head: str = "answers",
+    merge: str = "product",
     answers: int = ANSWERS,
     width: int = 512,
     heads: int = 4,
@@ -130,6 +139,7 @@ def avst(
         visual,
         build_question_input(question_input, width, words=words, dim=question_dim, packed=packed),
         build_head(head, width, answers),
+        build_merge(merge, width),
         audio_proj=sound_projection(audio.dim, width),
         visual_proj=linear_or_identity(visual.dim, width),
         ground=GroundedPicture(width, WeightedPool()),
@@ -141,4 +151,4 @@ def avst(
 
 
 register_model("avst", avst)
-register_model("avst_small", avst, audio_dim=64, visual_dim=64, packed=True, width=64)
+register_model("avst_small", avst, audio_dim=64, visual_dim=64, packed=True, merge="network", width=64)
