@@ -31,14 +31,14 @@ KERNELS := $(wildcard kernels/src/* kernels/*.py kernels/crossmamba_kernels/*.py
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/'
 
-demo: $(RUN_STAMP) $(KERNELS_STAMP)  ## install, make a synthetic data set, train, score and predict (about 12 minutes on 2 CPU cores)
+demo: $(RUN_STAMP) $(KERNELS_STAMP)  ## install, make a synthetic data set, train, score and predict (about 5 minutes on 2 CPU cores, after the install)
 	@$(BIN)/crossmamba demo $(DEMO_ARGS)
 
 install: $(RUN_STAMP) $(KERNELS_STAMP)  ## create .venv with everything needed to train and predict
 
 dev: $(DEV_STAMP) $(KERNELS_STAMP)  ## the same, with the tools that check the code
 
-test: $(DEV_STAMP) $(KERNELS_STAMP)  ## run the tests (under 6 minutes on 2 CPU cores)
+test: $(DEV_STAMP) $(KERNELS_STAMP)  ## run the tests (about 10 minutes on 2 CPU cores)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(DEV_STAMP)  ## style, format and types
