@@ -11,7 +11,7 @@ def test_counts_as_json(capsys):
     assert main(["models", "shmamba_small", "--count", "--seconds", "3", "--grid", "4", "4", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert found["name"] == "shmamba_small"
-    assert found["parameters"] == found["trainable"] == found["receiving_gradient"] == 263_979
+    assert found["parameters"] == found["trainable"] == found["receiving_gradient"] == 329_835
     (row,) = found["forward"]
     assert row["inputs"] == "audio (1, 3, 64), visual (1, 3, 4, 4, 64), question (1, 14)"
     assert row["multiply_adds"] == sum(row["by_kind"].values()) > 0
