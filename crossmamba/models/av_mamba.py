@@ -220,7 +220,7 @@ register_model(
     audio_dim=64,
     visual_dim=64,
     merge="network",
-    packed=True,  # a small LSTM forgets a short question over ten padding words
+    packed=True,
     width=64,
     cm_width=48,
     d_state=8,
