@@ -4,6 +4,7 @@
     sound encoder:   (N, 1, 96, 64) log-mel -> (N, dim)
     frame encoder:   (N, 3, H, W) -> one vector per picture, and where it has them tokens and a grid
     motion encoder:  (N, 3, F, H, W), F frames of one second -> (N, dim)
+    video encoder:   (B, 3, T, H, W), T frames of one action -> one token per patch or tube, T' x H' x W' of them
     text encoder:    (N, L) token ids -> one vector per text, and one per token
 
 Clips are folded into N by the caller: N = batch x seconds.

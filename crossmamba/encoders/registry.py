@@ -14,7 +14,9 @@ from crossmamba.encoders.pvt_v2 import PVT_V2_SIZES, PvtV2
 from crossmamba.encoders.r2plus1d import R2Plus1D
 from crossmamba.encoders.resnet import ResNet, ResNetFrames
 from crossmamba.encoders.small import SmallPyramid, SmallSound
+from crossmamba.encoders.small_video import SmallVideoEncoder
 from crossmamba.encoders.vggish import VGGish
+from crossmamba.encoders.video_base import VideoEncoder
 from crossmamba.errors import UsageError
 
 __all__ = [
@@ -23,11 +25,13 @@ __all__ = [
     "PICTURE_ENCODERS",
     "SOUND_ENCODERS",
     "TEXT_ENCODERS",
+    "VIDEO_ENCODERS",
     "build_frame_encoder",
     "build_motion_encoder",
     "build_picture_encoder",
     "build_sound_encoder",
     "build_text_encoder",
+    "build_video_encoder",
 ]
 
 PICTURE_ENCODERS: dict[str, Callable[..., PictureEncoder]] = {
@@ -47,6 +51,7 @@ MOTION_ENCODERS: dict[str, Callable[..., MotionEncoder]] = {"r2plus1d_18": R2Plu
 TEXT_ENCODERS: dict[str, Callable[..., TextEncoder]] = {
     name.replace("clip_", "clip_text_"): partial(ClipText, name) for name in CLIP_SIZES
 }
+VIDEO_ENCODERS: dict[str, Callable[..., VideoEncoder]] = {"small_video": SmallVideoEncoder}
 
 _Built = TypeVar("_Built")
 
@@ -114,6 +119,19 @@ def build_text_encoder(name: str, **options: Any) -> TextEncoder:
         UsageError: an unknown name or option.
     """
     return _build(TEXT_ENCODERS, "text encoder", name, options)
+
+
+def build_video_encoder(name: str, **options: Any) -> VideoEncoder:
+    """Build a video encoder with random weights, learning unless `freeze=True`.
+
+    Args:
+        name: a key of `VIDEO_ENCODERS`.
+        options: keyword arguments of its class.
+
+    Raises:
+        UsageError: an unknown name or option.
+    """
+    return _build(VIDEO_ENCODERS, "video encoder", name, options)
 
 
 def _build(builders: Mapping[str, Callable[..., _Built]], kind: str, name: str, options: Mapping[str, Any]) -> _Built:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from crossmamba.encoders.base import PictureEncoder, SoundEncoder
 from crossmamba.errors import UsageError
 
-__all__ = ["SmallPyramid", "SmallSound"]
+__all__ = ["HalvingBlock", "SmallPyramid", "SmallSound", "checked_width", "conv_norm"]
 
 _GROUPS = 8  # of the group norms: independent of the batch's size, so 2 clips a step train as 32 do
 
@@ -40,11 +40,11 @@ class SmallPyramid(PictureEncoder):
         super().__init__(freeze=freeze, gradient_checkpointing=gradient_checkpointing)
         if len(widths) != 4:
             raise UsageError(f"widths is {widths}; expected four, one for each level")
-        a, b, c, d = (_checked_width(width) for width in widths)
+        a, b, c, d = (checked_width(width) for width in widths)
         self.channels = (a, b, c, d)
-        self.stem = nn.Sequential(*_conv_norm(3, _checked_width(stem_width), stride=2), nn.SiLU())
+        self.stem = nn.Sequential(*conv_norm(3, checked_width(stem_width), stride=2), nn.SiLU())
         incoming = (stem_width, a, b, c)
-        self.blocks = nn.ModuleList([_HalvingBlock(i, o) for i, o in zip(incoming, self.channels, strict=True)])
+        self.blocks = nn.ModuleList([HalvingBlock(i, o) for i, o in zip(incoming, self.channels, strict=True)])
         self.set_frozen(freeze)
 
     def pyramid(self, frames: Tensor) -> list[Tensor]:
@@ -74,10 +74,10 @@ class SmallSound(SoundEncoder):
     def __init__(self, dim: int = 64, width: int = 16, *, levels: bool = False, freeze: bool = False) -> None:
         super().__init__(freeze=freeze)
         self.dim, self.levels = dim, levels
-        widths = (1, _checked_width(width), 2 * width, 4 * width)
+        widths = (1, checked_width(width), 2 * width, 4 * width)
         layers: list[nn.Module] = []
         for incoming, outgoing in itertools.pairwise(widths):
-            layers += [*_conv_norm(incoming, outgoing, stride=2), nn.SiLU()]
+            layers += [*conv_norm(incoming, outgoing, stride=2), nn.SiLU()]
         self.features = nn.Sequential(*layers)
         incoming = 2 * widths[-1] * 8 + (3 * 64 if levels else 0)
         self.head = nn.Sequential(nn.Linear(incoming, 128), nn.SiLU(), nn.Linear(128, dim))
@@ -91,13 +91,13 @@ class SmallSound(SoundEncoder):
         return self.head(torch.cat([x.flatten(1), _levels(standardised)], dim=1) if self.levels else x.flatten(1))
 
 
-class _HalvingBlock(nn.Module):
+class HalvingBlock(nn.Module):
     """Residual block of two 3x3 convolutions, the first with stride 2. (N, i, H, W) -> (N, o, ceil(H/2), ceil(W/2))."""
 
     def __init__(self, incoming: int, outgoing: int) -> None:
         super().__init__()
         self.branch = nn.Sequential(
-            *_conv_norm(incoming, outgoing, stride=2), nn.SiLU(), *_conv_norm(outgoing, outgoing, stride=1)
+            *conv_norm(incoming, outgoing, stride=2), nn.SiLU(), *conv_norm(outgoing, outgoing, stride=1)
         )
         self.shortcut = nn.Conv2d(incoming, outgoing, kernel_size=1, stride=2)
 
@@ -112,11 +112,17 @@ def _levels(log_mel: Tensor) -> Tensor:
     return torch.cat([bands.mean(1), bands.amax(1), 3 * change], dim=1)
 
 
-def _conv_norm(incoming: int, outgoing: int, stride: int) -> tuple[nn.Conv2d, nn.GroupNorm]:
+def conv_norm(incoming: int, outgoing: int, stride: int) -> tuple[nn.Conv2d, nn.GroupNorm]:
+    """A 3 x 3 convolution and its norm, of 8 groups."""
     return nn.Conv2d(incoming, outgoing, kernel_size=3, stride=stride, padding=1), nn.GroupNorm(_GROUPS, outgoing)
 
 
-def _checked_width(width: int) -> int:
+def checked_width(width: int) -> int:
+    """`width` itself, if the group norms can split it.
+
+    Raises:
+        UsageError: not a positive multiple of 8.
+    """
     if width < 1 or width % _GROUPS:
         raise UsageError(f"width is {width}; expected a positive multiple of {_GROUPS} (the group norms' groups)")
     return width

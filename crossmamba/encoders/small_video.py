@@ -1,0 +1,99 @@
+"""A small video encoder that learns from scratch on a CPU: for the synthetic kitchen and for tests. Nothing published.
+
+Each frame passes a small convolution net together with its difference from the frame before, so motion is in the tokens
+and nothing looks ahead: a live stream is encoded frame by frame (`step`) with the same result as a whole clip.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crossmamba.encoders.small import HalvingBlock, checked_width, conv_norm
+from crossmamba.encoders.video_base import VideoEncoder
+from crossmamba.errors import UsageError
+
+__all__ = ["SmallVideoEncoder"]
+
+CELLS = 4  # cells along a side of the learned places: 64 pixels at stride 16
+
+
+class SmallVideoEncoder(VideoEncoder):
+    """16 tokens for each frame of 64 x 64 pixels, no class token.
+
+    The convolution net reads 6 channels: the frame and its difference from the frame before, zero at the first. A
+    learned vector of each of 4 x 4 places is added (stretched to other grids), then a layer norm.
+
+    Args:
+        width: d, a positive multiple of 8.
+        stem_width: channels after the first convolution, a positive multiple of 8.
+        order: see `VideoEncoder`.
+        cls_place: taken by all video encoders; there is no class token here.
+        freeze: start frozen.
+
+    Raises:
+        UsageError: a width that is not a positive multiple of 8.
+    """
+
+    patch = 16
+
+    def __init__(
+        self,
+        width: int = 64,
+        stem_width: int = 24,
+        *,
+        order: str = "time_major",
+        cls_place: str = "first",
+        freeze: bool = False,
+    ) -> None:
+        super().__init__(order=order, cls_place=cls_place, freeze=freeze)
+        self.dim = checked_width(width)
+        middle = 8 * max(1, width // 16)  # half of the width, in whole groups
+        self.stem = nn.Sequential(*conv_norm(6, checked_width(stem_width), stride=2), nn.SiLU())
+        self.blocks = nn.Sequential(
+            HalvingBlock(stem_width, middle), HalvingBlock(middle, width), HalvingBlock(width, width)
+        )
+        self.places = nn.Parameter(0.02 * torch.randn(width, CELLS, CELLS))
+        self.norm = nn.LayerNorm(width)
+        self.set_frozen(freeze)
+
+    def watch(self, clip: Tensor) -> tuple[Tensor, None]:
+        """(B, 3, T, H, W) -> (B, T, H / 16, W / 16, d), and no class token."""
+        frames = clip.transpose(1, 2)  # (B, T, 3, H, W)
+        before = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
+        cells = self._encode(frames.flatten(0, 1), before.flatten(0, 1))
+        return cells.unflatten(0, frames.shape[:2]), None
+
+    def step(self, frame: Tensor, previous: Tensor | None = None) -> Tensor:
+        """The tokens of one more frame of a stream; equals that frame's tokens of the whole clip.
+
+        Args:
+            frame: (B, 3, H, W), as in a clip.
+            previous: the frame before, same shape; None at the stream's first.
+
+        Returns:
+            (B, H / 16 * W / 16, d), row by row: the next tokens in time-major order.
+
+        Raises:
+            UsageError: another shape, or an encoder with `order="space_major"`, which needs the whole clip.
+        """
+        if self.order != "time_major":
+            raise UsageError(f"order is {self.order!r}: a stream's tokens come in time-major order only")
+        if frame.ndim != 4 or frame.shape[1] != 3 or not frame.is_floating_point():
+            raise UsageError(
+                f"frame is {frame.dtype} of shape {tuple(frame.shape)}; expected floating point (B, 3, H, W)"
+            )
+        if previous is not None and previous.shape != frame.shape:
+            raise UsageError(f"previous has shape {tuple(previous.shape)}, frame {tuple(frame.shape)}; expected equal")
+        self.check_size(frame.shape[2], frame.shape[3])
+        return self._encode(frame, frame if previous is None else previous).flatten(1, 2)
+
+    def _encode(self, frames: Tensor, before: Tensor) -> Tensor:
+        """(N, 3, H, W) twice -> (N, H / 16, W / 16, d)."""
+        both = torch.cat([frames, frames - before], dim=1)
+        x = self.blocks(self.stem(both.contiguous(memory_format=torch.channels_last)))
+        places = self.places[None]
+        if places.shape[2:] != x.shape[2:]:
+            places = F.interpolate(places, x.shape[2:], mode="bilinear", align_corners=False)
+        return self.norm((x + places).permute(0, 2, 3, 1))
