@@ -167,7 +167,9 @@ def parse_rows(
         labelled = True
     else:
         labelled = _check_header(path, header)
-        records = [(line, dict(zip(header, row, strict=False)) if len(row) == len(header) else None) for line, row in cells[1:]]
+        records = [
+            (line, dict(zip(header, row, strict=False)) if len(row) == len(header) else None) for line, row in cells[1:]
+        ]
     if not records:
         raise DataError(f"{path}: the file has a header and no rows")
     rows: list[EpicRow] = []
@@ -284,7 +286,8 @@ def _times(cell: dict[str, str]) -> tuple[float | None, float, float]:
             except ValueError as error:
                 raise _Wrong("time", f"{name} {error}") from error
     spoken, start, stop = times
-    assert start is not None and stop is not None  # `missing` is refused above
+    if start is None or stop is None:
+        raise _Wrong("time", "an action needs a start and a stop")
     if stop <= start:
         raise _Wrong("time", f"the action stops at {stop} s, not after its start at {start} s")
     return spoken, start, stop
@@ -329,4 +332,3 @@ def _list(cell: dict[str, str], name: str, kind: type) -> list:
     if not isinstance(values, list) or any(type(value) is not kind for value in values):
         raise _Wrong("list", f"{name} is {text[:60]!r}; expected a list of {kind.__name__}")
     return values
-
