@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
+from crossmamba.encoders.avion import AvionEncoder
 from crossmamba.encoders.base import FrameEncoder, MotionEncoder, PictureEncoder, SoundEncoder, TextEncoder
 from crossmamba.encoders.clip import CLIP_SIZES, ClipFrames, ClipText
+from crossmamba.encoders.lavila import LavilaEncoder
 from crossmamba.encoders.pvt_v2 import PVT_V2_SIZES, PvtV2
 from crossmamba.encoders.r2plus1d import R2Plus1D
 from crossmamba.encoders.resnet import ResNet, ResNetFrames
@@ -17,6 +19,7 @@ from crossmamba.encoders.small import SmallPyramid, SmallSound
 from crossmamba.encoders.small_video import SmallVideoEncoder
 from crossmamba.encoders.vggish import VGGish
 from crossmamba.encoders.video_base import VideoEncoder
+from crossmamba.encoders.vit import VIT_SIZES
 from crossmamba.errors import UsageError
 
 __all__ = [
@@ -51,7 +54,11 @@ MOTION_ENCODERS: dict[str, Callable[..., MotionEncoder]] = {"r2plus1d_18": R2Plu
 TEXT_ENCODERS: dict[str, Callable[..., TextEncoder]] = {
     name.replace("clip_", "clip_text_"): partial(ClipText, name) for name in CLIP_SIZES
 }
-VIDEO_ENCODERS: dict[str, Callable[..., VideoEncoder]] = {"small_video": SmallVideoEncoder}
+VIDEO_ENCODERS: dict[str, Callable[..., VideoEncoder]] = {
+    **{f"avion_{size}": partial(AvionEncoder, size) for size in VIT_SIZES},
+    **{f"lavila_{size}": partial(LavilaEncoder, size) for size in VIT_SIZES},
+    "small_video": SmallVideoEncoder,
+}
 
 _Built = TypeVar("_Built")
 

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from crossmamba.encoders.small import HalvingBlock, checked_width, conv_norm
 from crossmamba.encoders.video_base import VideoEncoder
-from crossmamba.errors import UsageError
 
 __all__ = ["SmallVideoEncoder"]
 
@@ -65,29 +64,14 @@ class SmallVideoEncoder(VideoEncoder):
         cells = self._encode(frames.flatten(0, 1), before.flatten(0, 1))
         return cells.unflatten(0, frames.shape[:2]), None
 
-    def step(self, frame: Tensor, previous: Tensor | None = None) -> Tensor:
-        """The tokens of one more frame of a stream; equals that frame's tokens of the whole clip.
+    @property
+    def streams(self) -> bool:
+        """In time-major order."""
+        return self.order == "time_major"
 
-        Args:
-            frame: (B, 3, H, W), as in a clip.
-            previous: the frame before, same shape; None at the stream's first.
-
-        Returns:
-            (B, H / 16 * W / 16, d), row by row: the next tokens in time-major order.
-
-        Raises:
-            UsageError: another shape, or an encoder with `order="space_major"`, which needs the whole clip.
-        """
-        if self.order != "time_major":
-            raise UsageError(f"order is {self.order!r}: a stream's tokens come in time-major order only")
-        if frame.ndim != 4 or frame.shape[1] != 3 or not frame.is_floating_point():
-            raise UsageError(
-                f"frame is {frame.dtype} of shape {tuple(frame.shape)}; expected floating point (B, 3, H, W)"
-            )
-        if previous is not None and previous.shape != frame.shape:
-            raise UsageError(f"previous has shape {tuple(previous.shape)}, frame {tuple(frame.shape)}; expected equal")
-        self.check_size(frame.shape[2], frame.shape[3])
-        return self._encode(frame, frame if previous is None else previous).flatten(1, 2)
+    def watch_frame(self, frame: Tensor, previous: Tensor | None) -> Tensor:
+        """(B, 3, H, W), and the frame before or None -> (B, H / 16, W / 16, d)."""
+        return self._encode(frame, frame if previous is None else previous)
 
     def _encode(self, frames: Tensor, before: Tensor) -> Tensor:
         """(N, 3, H, W) twice -> (N, H / 16, W / 16, d)."""

@@ -115,6 +115,16 @@ class VideoEncoder(Encoder):
         """(B, 3, T, H, W) floating point, RGB in [0, 1] less `mean` over `deviation` -> tokens of each clip.
 
         Raises:
+            UsageError: see `check_clip`.
+        """
+        self.check_clip(clip)
+        cells, cls = self.watch(clip)
+        return arrange_tokens(cells, cls, order=self.order, cls_place=self.cls_place)
+
+    def check_clip(self, clip: Tensor) -> None:
+        """Refuse what `forward` cannot take.
+
+        Raises:
             UsageError: another shape, an integer type, or a number of frames or pixels that it does not take.
         """
         name = type(self).__name__
@@ -124,12 +134,46 @@ class VideoEncoder(Encoder):
             raise UsageError(f"clip is {clip.dtype}; expected floating point: divide by 255 and standardise first")
         self._check_frames(clip.shape[2], name)
         self.check_size(clip.shape[3], clip.shape[4])
-        cells, cls = self.watch(clip)
-        return arrange_tokens(cells, cls, order=self.order, cls_place=self.cls_place)
 
     @abstractmethod
     def watch(self, clip: Tensor) -> tuple[Tensor, Tensor | None]:
         """`forward` after the input check: cells (B, T', H', W', d), and the class token (B, d) or None."""
+
+    @property
+    def streams(self) -> bool:
+        """Whether `step` works: each frame's tokens depend on it and the frame before alone."""
+        return False
+
+    def step(self, frame: Tensor, previous: Tensor | None = None) -> Tensor:
+        """The tokens of one more frame of a stream; equals that frame's tokens of the whole clip.
+
+        Args:
+            frame: (B, 3, H, W), as in a clip.
+            previous: the frame before, same shape; None at the stream's first.
+
+        Returns:
+            (B, H' W', d), row by row: the next tokens in time-major order.
+
+        Raises:
+            UsageError: another shape, or an encoder that does not stream as it is built.
+        """
+        if not self.streams:
+            raise UsageError(
+                f"this {type(self).__name__} does not stream: its tokens depend on more than the frame and the one "
+                "before, or are not in time-major order"
+            )
+        if frame.ndim != 4 or frame.shape[1] != 3 or not frame.is_floating_point():
+            raise UsageError(
+                f"frame is {frame.dtype} of shape {tuple(frame.shape)}; expected floating point (B, 3, H, W)"
+            )
+        if previous is not None and previous.shape != frame.shape:
+            raise UsageError(f"previous has shape {tuple(previous.shape)}, frame {tuple(frame.shape)}; expected equal")
+        self.check_size(frame.shape[2], frame.shape[3])
+        return self.watch_frame(frame, previous).flatten(1, 2)
+
+    def watch_frame(self, frame: Tensor, previous: Tensor | None) -> Tensor:
+        """`step` after the input check: (B, H', W', d). Of encoders that stream."""
+        raise NotImplementedError
 
     def check_size(self, height: int, width: int) -> None:
         """Refuse pictures that this encoder does not take.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from crossmamba.errors import CheckpointError
 __all__ = ["load_encoder_weights", "read_state_dict"]
 
 _HUB = "hf://"
+_FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def load_encoder_weights(encoder: Encoder, source: str | Path) -> int:
@@ -27,8 +29,9 @@ def load_encoder_weights(encoder: Encoder, source: str | Path) -> int:
 
     Args:
         encoder: any built encoder; its `published` says which file to get where.
-        source: path of a `.safetensors` file or of a torch file (`.pth`, `.pt`), or `hf://OWNER/REPO/FILE.safetensors`
-            with `@REVISION` behind it if wanted.
+        source: path of a `.safetensors` file or of a torch file (`.pth`, `.pt`), of a folder as transformers saves it
+            (model.safetensors or pytorch_model.bin in it), or `hf://OWNER/REPO/FILE.safetensors` with `@REVISION`
+            behind it if wanted.
 
     Returns:
         The number of the encoder's tensors, all of them loaded.
@@ -49,12 +52,13 @@ def load_encoder_weights(encoder: Encoder, source: str | Path) -> int:
 
 
 def read_state_dict(source: str | Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, on the CPU. One wrapping dict named `state_dict` or `model` is opened.
+    """The tensors of a checkpoint, on the CPU. A wrapping dict named `state_dict`, `model_state` or `model` is opened.
 
     Raises:
         CheckpointError: no such file, unsafe or damaged.
     """
     path = _from_hub(source) if isinstance(source, str) and source.startswith(_HUB) else Path(source)
+    path = _in_folder(path) if path.is_dir() else path
     if not path.is_file():
         raise CheckpointError("no such file")
     if path.suffix == ".safetensors":
@@ -63,7 +67,7 @@ def read_state_dict(source: str | Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise CheckpointError(f"damaged safetensors file ({error})") from error
     content = _read_torch_file(path)
-    for wrapper in ("state_dict", "model"):
+    for wrapper in ("state_dict", "model_state", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content:
@@ -74,9 +78,19 @@ def read_state_dict(source: str | Path) -> dict[str, Tensor]:
     return {str(key): value.detach() for key, value in content.items()}
 
 
+def _in_folder(folder: Path) -> Path:
+    for name in _FOLDER_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"no such file in this folder: {' or '.join(_FOLDER_FILES)}")
+
+
 def _read_torch_file(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Research code keeps its command line beside the weights, as argparse.Namespace: a bag of values, whose making
+        # runs nothing. What it holds is checked like the rest.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         if wanted is None:
