@@ -8,6 +8,7 @@ from crossmamba.blocks.mamba import Mamba
 from crossmamba.blocks.mask_head import MaskHead
 from crossmamba.blocks.scan_mixer import MixFFN, ScanLayer, ScanMixer
 from crossmamba.blocks.ssm import RouteSSM
+from crossmamba.blocks.ssm_fusion import SSMFusion
 
 __all__ = [
     "CMFusion",
@@ -19,6 +20,7 @@ __all__ = [
     "MaskHead",
     "MixFFN",
     "RouteSSM",
+    "SSMFusion",
     "ScanLayer",
     "ScanMixer",
 ]
