@@ -1,4 +1,4 @@
-"""`crossmamba score avs|avqa|identify`: judges predicted masks or answers against the truth, without a model."""
+"""`crossmamba score avs|avqa|epic100|identify`: judges predictions against the truth, without a model."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import json
 import sys
 from functools import partial
 
-from crossmamba.cli import score_avqa
+from crossmamba.cli import score_avqa, score_epic100
 
-HELP = "judge predicted masks or answers against ground truth, without a model"
+HELP = "judge predicted masks, answers or actions against ground truth, without a model"
 AVS_EXAMPLE = "crossmamba score avs --pred runs/a/predictions --gt /data/AVSBench/Multi-sources/ms3_data/gt_masks/test"
-EXAMPLE = f"{AVS_EXAMPLE}\n  {score_avqa.EXAMPLE}"
+EXAMPLE = f"{AVS_EXAMPLE}\n  {score_avqa.EXAMPLE}\n  {score_epic100.EXAMPLE}"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the tasks that can be scored."""
-    tasks = parser.add_subparsers(dest="task", required=True, metavar="avs|avqa|identify")
+    tasks = parser.add_subparsers(dest="task", required=True, metavar="avs|avqa|epic100|identify")
     score_avqa.configure(tasks)
+    score_epic100.configure(tasks)
     avs = tasks.add_parser(
         "avs",
         help="binary masks: M_J and M_F by both protocols",
@@ -43,6 +44,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Scores, prints, and returns 3 if there was nothing to trust."""
+    if args.task == "epic100":
+        return score_epic100.run(args)
     if args.task != "avs":
         return score_avqa.run(args)
     from tqdm import tqdm

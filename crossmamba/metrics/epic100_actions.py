@@ -109,7 +109,8 @@ def _refuse_probabilities(scores: Scores, what: str, names: Sequence[str]) -> No
         )
     views = round(float(np.median(totals)))
     summed = positive & (views >= 2) & (np.abs(totals - views) <= _SUM_SLACK * views) & (scores.max(axis=1) <= views)
-    if len(scores) > 1 and summed.all():
+    whole = bool((scores == np.round(scores)).all())  # votes or made-up scores, no softmaxes
+    if len(scores) > 1 and summed.all() and not whole:
         raise UsageError(
             f"{what} scores are sums of {views} softmaxes: none is negative and every segment adds up to {views}. "
             f"Divide by {views} and take the logarithm"
