@@ -67,6 +67,12 @@ def test_numbers_of_states_in_three_phases(count):
     assert_true(case, scanned(case, *configs(case, chunked=True)))
 
 
+def test_a_sum_over_256_states_is_as_exact_as_over_4():
+    """Nothing cancels here, so that y is held to 1.5e-7. Were states added one after the other, 2.3e-7 would be lost."""
+    case = replace(SMALL, states=256, tokens=9, channels=20, positive=True)
+    assert_true(case, scanned(case, *configs(case, chunked=True)))
+
+
 THREE_PHASES = [
     replace(SMALL, reverse=True, batch=2, lengths=(18, 9), state=False, channels=20),
     replace(SMALL, batch=3, lengths=(0, 1, 16), channels=5),

@@ -42,7 +42,7 @@ from crossmamba.ops.triton.access import (
     tokens_of,
     wide,
 )
-from crossmamba.ops.triton.numerics import decay_of, fma, sigmoid, step_size
+from crossmamba.ops.triton.numerics import decay_of, fma, sigmoid, step_size, sum_states
 
 COUNTS = ("sizes", "first_route", "last_route", "first_batch", "batches")
 """Arguments that are only counted with: no variant of a kernel is compiled for their values."""
@@ -215,7 +215,7 @@ def forward_block(h, sample, route, to, first, at, sizes, how: tl.constexpr, S: 
     for i in tl.static_range(S):
         h = advance(h, x[i], steps[i], route, token[i], how)
         c = load_states(to.C, to.c_column, token[i], route.n, how) if how.C == "token" else to.c
-        value = tl.sum(h * c, axis=0) + to.skip * x[i]
+        value = sum_states(h * c) + to.skip * x[i]
         if to.z is not None:
             value = value * (gates[i] * sigmoid(gates[i]))
         if to.total is not None:

@@ -10,10 +10,13 @@ import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 
+from crossmamba.ops.triton.plan import STATES_PER_LANE
+
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 LOG2_E = tl.constexpr(1.44269502162933349609375)  # as float32 has it
 LOG2_E_REST = tl.constexpr(1.9259629911266175e-08)  # what that lacks
 LN_2 = tl.constexpr(0.6931471805599453)
+PER_LANE = tl.constexpr(STATES_PER_LANE)
 
 
 @triton.jit
@@ -82,6 +85,20 @@ def sigmoid(x):
 def decay_of(step, A):
     """exp(Δ A): a tile, from a row of Δ and a tile of A."""
     return exp2((step * LOG2_E)[None, :] * A)
+
+
+@triton.jit
+def sum_states(x):
+    """The sum over states of a tile (N, block) whose program has a warp for every PER_LANE states.
+
+    A lane adds its states, every (N / PER_LANE)-th, and then warps are added in pairs. numpy would add all N rows one
+    after the other, whose rounding grows as sqrt(N / 3), at N = 256 to four times the GPU's: so the interpreter is told
+    the GPU's order.
+    """
+    if INTERPRETED:
+        if x.shape[0] > PER_LANE:
+            x = tl.sum(tl.reshape(x, [PER_LANE, x.shape[0] // PER_LANE, x.shape[1]]), axis=0)
+    return tl.sum(x, axis=0)
 
 
 @triton.jit
