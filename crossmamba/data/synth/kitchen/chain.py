@@ -55,13 +55,17 @@ ACTIVITIES: dict[str, tuple[int, ...]] = {
         "put pan, turn-on hob, put bottle, open bottle, pour bottle, close bottle, shake pan, mix pan, turn-off hob, "
         "take pan"
     ),
-    "packed lunch": _steps("put box:lunch, open box:lunch, cut onion, close box:lunch, shake box:lunch, take box:lunch"),
+    "packed lunch": _steps(
+        "put box:lunch, open box:lunch, cut onion, close box:lunch, shake box:lunch, take box:lunch"
+    ),
     "warming up": _steps(
         "open microwave, take bowl, close microwave, turn-on microwave, turn-off microwave, open microwave, put bowl, "
         "close microwave, mix bowl"
     ),
     "tidying": _steps("open drawer, take plate, take cup, close drawer, wash hob, wash fridge, take sponge"),
-    "drinks": _steps("open fridge, put bottle, close fridge, shake bottle, open bottle, put cup, pour bottle, take cup"),
+    "drinks": _steps(
+        "open fridge, put bottle, close fridge, shake bottle, open bottle, put cup, pour bottle, take cup"
+    ),
 }
 """The activities, each a list of actions' numbers."""
 

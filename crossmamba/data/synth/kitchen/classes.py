@@ -83,7 +83,14 @@ NOUNS: tuple[Noun, ...] = (
 VERB_ID = {verb.key: index for index, verb in enumerate(VERBS)}
 NOUN_ID = {noun.key: index for index, noun in enumerate(NOUNS)}
 
-REVERSED = {"take": "put", "put": "take", "open": "close", "close": "open", "turn-on": "turn-off", "turn-off": "turn-on"}
+REVERSED = {
+    "take": "put",
+    "put": "take",
+    "open": "close",
+    "close": "open",
+    "turn-on": "turn-off",
+    "turn-off": "turn-on",
+}
 """Verbs whose picture is another verb's picture played backwards; the others look the same both ways."""
 
 

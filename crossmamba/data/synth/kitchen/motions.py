@@ -26,7 +26,7 @@ GRIP = 0.045
 """How far below the middle of a thing the finger tips hold it."""
 OUT_Y = 1.2
 """Where the finger tips are when the hand is out of the picture."""
-RUB, CHOP, STIR, SHAKE = 0.055, 0.05, 0.045, 0.05
+RUB, CHOP, STIR, SHAKE = 0.07, 0.06, 0.055, 0.07
 """How far the hand goes to either side of its middle when it rubs, chops, stirs and shakes."""
 TWIST = 0.6
 """Angle to either side by which a hand turns something on or off."""
