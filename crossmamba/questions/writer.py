@@ -1,0 +1,199 @@
+"""Pairs of questions written by a language model: asked once a prompt, checked, kept, and never lost.
+
+Each prompt ends as a draft: with two questions, or with the reason why there are none. One prompt's failure leaves the
+others alone. Nothing more is asked after a failure that would hit all of them (wrong key, nobody answers), or after
+`give_up` prompts in a row without a success; those drafts say "not asked".
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Protocol
+
+from crossmamba.questions.cache import AnswerCache, answer_key
+from crossmamba.questions.chat import Chat, ChatError
+from crossmamba.questions.masking import Masker
+from crossmamba.questions.prompts import (
+    BadReply,
+    Messages,
+    Prompt,
+    ask,
+    ask_again,
+    clean_sentence,
+    describe_action,
+    parse_pair,
+)
+
+__all__ = ["ChatBackend", "Counts", "Draft", "Plan", "QuestionBackend"]
+
+_WRITINGS = 3  # of a pair that names its own answer
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Questions of one prompt, not masked yet; `reason` tells why there are none."""
+
+    verb_question: str = ""
+    noun_question: str = ""
+    description: str = ""
+    reason: str = ""
+
+
+@dataclass
+class Counts:
+    """What was asked: requests that got an answer, answers taken from the cache, tokens as the server counts them."""
+
+    answers: int = 0
+    cached: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would ask: different prompts, those that the cache answers, letters of the messages that remain."""
+
+    prompts: int
+    cached: int
+    letters: int
+    example: Messages
+
+    @property
+    def requests(self) -> int:
+        """At least; questions that name their answer, and broken replies, are asked for again."""
+        return 2 * (self.prompts - self.cached)
+
+
+class QuestionBackend(Protocol):
+    """Writes questions. `model` names who did."""
+
+    model: str
+
+    def generate(self, prompts: Sequence[Prompt], done: Callable[[], None] = ...) -> list[Draft]:
+        """One draft for each prompt, in their order; `done` is called after each."""
+
+
+class ChatBackend:
+    """A language model as a writer of questions.
+
+    Args:
+        chat: the model. masker: finds questions that name their answer. cache: of answers.
+        give_up: prompts in a row without success, after which no more is asked.
+    """
+
+    def __init__(self, chat: Chat, masker: Masker, cache: AnswerCache, *, give_up: int = 20) -> None:
+        self.chat, self.masker, self.cache, self.give_up = chat, masker, cache, give_up
+        self.model = chat.model
+        self.counts = Counts()
+        self._lock = threading.Lock()
+        self._failed = 0
+        self._over = ""  # why nothing more is asked
+
+    def generate(self, prompts: Sequence[Prompt], done: Callable[[], None] = lambda: None) -> list[Draft]:
+        """One draft for each prompt, in their order. On an interrupt, what was answered is in the cache.
+
+        Raises:
+            DataError: the cache cannot be written.
+        """
+        different = list(dict.fromkeys(prompts))
+        drafts: dict[Prompt, Draft] = {}
+        pool = ThreadPoolExecutor(max_workers=self.chat.concurrency, thread_name_prefix="questions")
+        try:
+            futures = {pool.submit(self._draft, prompt): prompt for prompt in different}
+            for future in as_completed(futures):
+                drafts[futures[future]] = future.result()
+                done()
+        except BaseException:
+            self.chat.close()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return [drafts[prompt] for prompt in prompts]
+
+    def plan(self, prompts: Iterable[Prompt]) -> Plan:
+        """What `generate` would ask; asks nothing."""
+        different = list(dict.fromkeys(prompts))
+        cached = letters = 0
+        for prompt in different:
+            first = describe_action(prompt)
+            sentence = self.cache.get(self._key(first, 0))
+            second = ask(prompt, sentence if sentence is not None else " " * 100)
+            if sentence is not None and self.cache.get(self._key(second, 0)) is not None:
+                cached += 1
+            else:
+                letters += sum(len(message["content"]) for message in (*first, *second))
+        example = ask(different[0], "(the sentence of the first step)") if different else []
+        return Plan(len(different), cached, letters, example)
+
+    def _draft(self, prompt: Prompt) -> Draft:
+        try:
+            draft = self._write(prompt)
+        except BadReply as error:
+            draft = Draft(reason=str(error))
+        except ChatError as error:
+            draft = Draft(reason=str(error))
+            if error.fatal:
+                with self._lock:
+                    self._over = self._over or str(error)
+        with self._lock:
+            self._failed = self._failed + 1 if draft.reason else 0
+            if self._failed >= self.give_up and not self._over:
+                self._over = f"{self._failed} questions in a row failed; the last: {draft.reason}"
+        return draft
+
+    def _write(self, prompt: Prompt) -> Draft:
+        sentence = self._answer(describe_action(prompt), 0, _sentence)
+        messages = first = ask(prompt, sentence)
+        pair = ("", "")
+        for attempt in range(_WRITINGS):
+            text = self._answer(messages, attempt, _checked_pair)
+            pair = parse_pair(text)
+            named = [flag.split(":", 2)[2] for flag in self.masker.flags(*pair, prompt.answers) if ":own:" in flag]
+            if not named:
+                break
+            complaint = f"A question uses a word of its own answer: {', '.join(named)}. Write both again without it."
+            messages = ask_again(first, text, complaint)
+        return Draft(*pair, description=sentence)
+
+    def _answer(self, messages: Messages, attempt: int, check: Callable[[str], str]) -> str:
+        """A reply that passes the check, from the cache or the model; asked for once more if it does not pass."""
+        key = self._key(messages, attempt)
+        stored = self.cache.get(key)
+        if stored is not None:
+            with self._lock:
+                self.counts.cached += 1
+            return stored
+        try:
+            text = check(reply := self._complete(messages, check is _checked_pair))
+        except BadReply:
+            again = (
+                ask_again(messages, reply, "This was not what was asked for.") if check is _checked_pair else messages
+            )
+            text = check(self._complete(again, check is _checked_pair))
+        self.cache.put(key, text)
+        return text
+
+    def _complete(self, messages: Messages, json_object: bool) -> str:
+        if self._over:
+            raise ChatError(f"not asked: {self._over}")
+        reply = self.chat.complete(messages, json_object=json_object)
+        with self._lock:
+            self.counts.answers += 1
+            self.counts.tokens_in += reply.tokens_in
+            self.counts.tokens_out += reply.tokens_out
+        return reply.text
+
+    def _key(self, messages: Messages, attempt: int) -> str:
+        return answer_key(self.model, messages, self.chat.params, attempt)
+
+
+def _sentence(text: str) -> str:
+    return clean_sentence(text)
+
+
+def _checked_pair(text: str) -> str:
+    parse_pair(text)
+    return text
