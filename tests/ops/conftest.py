@@ -1,4 +1,4 @@
-"""Makes Triton's interpreter bearable, where it runs (TRITON_INTERPRET=1)."""
+"""Makes Triton's interpreter bearable, where it runs (TRITON_INTERPRET=1), and that of Triton 3.6 run at all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import os
 from typing import Any
 
 if os.environ.get("TRITON_INTERPRET") == "1":
+    import triton
     import triton.runtime.interpreter as interpreter
+
+    from crossmamba.ops.triton import backend
 
     patched: set[int] = set()  # modules whose names the kernel that runs has already had replaced
     run_grid = interpreter.GridExecutor.__call__
@@ -28,3 +31,15 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
     interpreter.GridExecutor.__call__ = run_grid_afresh
     interpreter.InterpretedFunction.__call__ = call_helper
+
+    if triton.__version__.startswith("3.6."):
+        # Its tensors, as bounds of a loop, take int() of an array of one element, which numpy 2.4 refuses
+        # (github.com/triton-lang/triton/issues/9171, mended in Triton 3.7).
+        patch_tensor = interpreter._patch_lang_tensor
+
+        def patch_tensor_and_index(tensor: Any, scope: Any) -> None:
+            patch_tensor(tensor, scope)
+            scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+        interpreter._patch_lang_tensor = patch_tensor_and_index
+        backend.interpreter_fault = lambda: None

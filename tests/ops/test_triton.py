@@ -62,6 +62,19 @@ def test_without_triton_a_gpu_user_learns_what_to_install(monkeypatch):
     assert "pip install triton" in TritonBackend().why_not(torch.device("cuda"), torch.float32)
 
 
+@pytest.mark.parametrize(
+    ("triton", "numpy", "runs"),
+    [("3.6.0", "2.4.0", False), ("3.6.1", "2.10.1", False), ("3.6.0", "2.3.5", True), ("3.7.0", "2.5.0rc1", True)],
+)
+def test_an_interpreter_that_fails_is_named_with_both_versions(monkeypatch, triton, numpy, runs):
+    from crossmamba.ops.triton import backend
+
+    monkeypatch.setattr(backend, "version", {"triton": triton, "numpy": numpy}.__getitem__)
+    reason = backend.interpreter_fault.__wrapped__()
+    assert (reason is None) is runs
+    assert runs or (triton in reason and numpy in reason and "pip install" in reason)
+
+
 @pytest.mark.parametrize(("capability", "reason"), [((7, 5), "7.5 is below 8.0"), ((8, 0), None), ((12, 0), None)])
 def test_old_gpus_are_refused_with_their_number(monkeypatch, capability, reason):
     from crossmamba.ops.triton import backend

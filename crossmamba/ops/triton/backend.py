@@ -9,6 +9,7 @@ import importlib.util
 import os
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from importlib.metadata import version
 
 import torch
 from torch import Tensor
@@ -28,6 +29,18 @@ STEP_TILE = 1024
 def interpreted() -> bool:
     """Whether kernels run under Triton's interpreter, on the CPU. Triton reads the variable when it is imported."""
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+@cache
+def interpreter_fault() -> str | None:
+    """Why Triton's interpreter cannot run these kernels, or None: that of 3.6 needs numpy < 2.4 (Triton's issue 9171)."""
+    triton, numpy = version("triton"), version("numpy")
+    if triton.startswith("3.6.") and tuple(map(int, numpy.split(".")[:2])) >= (2, 4):
+        return (
+            f"the interpreter of triton {triton} fails with numpy {numpy} (loops whose bounds are tensors): "
+            "pip install 'numpy<2.4', or triton 3.7 or later"
+        )
+    return None
 
 
 @cache
@@ -55,7 +68,7 @@ class TritonBackend:
         if not _installed():
             return "triton is not installed: pip install triton (it comes with torch's wheels for CUDA)"
         if interpreted():
-            return None
+            return interpreter_fault()
         if torch.version.hip is None:
             return _too_old(device)
         return None  # AMD: compiled for gfx942 in the tests, never run

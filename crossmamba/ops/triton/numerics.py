@@ -95,9 +95,8 @@ def sum_states(x):
     after the other, whose rounding grows as sqrt(N / 3), at N = 256 to four times the GPU's: so the interpreter is told
     the GPU's order.
     """
-    if INTERPRETED:
-        if x.shape[0] > PER_LANE:
-            x = tl.sum(tl.reshape(x, [PER_LANE, x.shape[0] // PER_LANE, x.shape[1]]), axis=0)
+    if INTERPRETED and x.shape[0] > PER_LANE:
+        x = tl.sum(tl.reshape(x, [PER_LANE, x.shape[0] // PER_LANE, x.shape[1]]), axis=0)
     return tl.sum(x, axis=0)
 
 
