@@ -24,7 +24,16 @@ import torch
 from torch import Tensor, nn
 
 from crossmamba.encoders.remap import rename
-from crossmamba.encoders.vit import Attention, DropPath, EgoEncoder, Mlp, VitSize, inflate_frames, split_heads
+from crossmamba.encoders.vit import (
+    Attention,
+    DropPath,
+    EgoEncoder,
+    Mlp,
+    VitSize,
+    drop_path_rates,
+    inflate_frames,
+    split_heads,
+)
 from crossmamba.errors import CheckpointError
 
 __all__ = ["AvionEncoder"]
@@ -68,8 +77,9 @@ class AvionEncoder(EgoEncoder):
         self.positional_embedding = nn.Parameter(0.02 * torch.randn(1 + self.cells**2, d))
         self.temporal_embedding = nn.Parameter(torch.zeros(frames, d))
         self.ln_pre, self.ln_post = nn.LayerNorm(d, EPS), nn.LayerNorm(d, EPS)
-        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
-        self.blocks = nn.ModuleList([_Block(d, self.vit.heads, quick_gelu, rate) for rate in rates])
+        self.blocks = nn.ModuleList(
+            [_Block(d, self.vit.heads, quick_gelu, rate) for rate in drop_path_rates(drop_path, depth)]
+        )
         self._initialise()
         self.set_frozen(freeze)
 

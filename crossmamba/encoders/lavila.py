@@ -26,7 +26,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossmamba.encoders.remap import rename
-from crossmamba.encoders.vit import Attention, DropPath, EgoEncoder, Mlp, VitSize, inflate_frames, split_heads
+from crossmamba.encoders.vit import (
+    Attention,
+    DropPath,
+    EgoEncoder,
+    Mlp,
+    VitSize,
+    drop_path_rates,
+    inflate_frames,
+    split_heads,
+)
 from crossmamba.errors import CheckpointError
 
 __all__ = ["LavilaEncoder"]
@@ -73,8 +82,9 @@ class LavilaEncoder(EgoEncoder):
         self.pos_embed = nn.Parameter(0.02 * torch.randn(1, 1 + self.cells**2, d))
         self.temporal_embed = nn.Parameter(torch.zeros(1, frames, d))
         self.ln_pre, self.norm = nn.LayerNorm(d, 1e-5), nn.LayerNorm(d, EPS)
-        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
-        self.blocks = nn.ModuleList([_Block(d, self.vit.heads, gated, quick_gelu, rate) for rate in rates])
+        self.blocks = nn.ModuleList(
+            [_Block(d, self.vit.heads, gated, quick_gelu, rate) for rate in drop_path_rates(drop_path, depth)]
+        )
         self._initialise()
         self.set_frozen(freeze)
 

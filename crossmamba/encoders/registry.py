@@ -11,13 +11,16 @@ from typing import Any, TypeVar
 from crossmamba.encoders.avion import AvionEncoder
 from crossmamba.encoders.base import FrameEncoder, MotionEncoder, PictureEncoder, SoundEncoder, TextEncoder
 from crossmamba.encoders.clip import CLIP_SIZES, ClipFrames, ClipText
+from crossmamba.encoders.clip_video import ClipVideo
 from crossmamba.encoders.lavila import LavilaEncoder
 from crossmamba.encoders.pvt_v2 import PVT_V2_SIZES, PvtV2
 from crossmamba.encoders.r2plus1d import R2Plus1D
 from crossmamba.encoders.resnet import ResNet, ResNetFrames
+from crossmamba.encoders.roberta import ROBERTA_MODES, RobertaText
 from crossmamba.encoders.small import SmallPyramid, SmallSound
 from crossmamba.encoders.small_video import SmallVideoEncoder
 from crossmamba.encoders.vggish import VGGish
+from crossmamba.encoders.video import TimeSformer, VideoMAE, ViViT, VJepa2
 from crossmamba.encoders.video_base import VideoEncoder
 from crossmamba.encoders.vit import VIT_SIZES
 from crossmamba.errors import UsageError
@@ -52,12 +55,18 @@ FRAME_ENCODERS: dict[str, Callable[..., FrameEncoder]] = {
 }
 MOTION_ENCODERS: dict[str, Callable[..., MotionEncoder]] = {"r2plus1d_18": R2Plus1D}
 TEXT_ENCODERS: dict[str, Callable[..., TextEncoder]] = {
-    name.replace("clip_", "clip_text_"): partial(ClipText, name) for name in CLIP_SIZES
+    **{name.replace("clip_", "clip_text_"): partial(ClipText, name) for name in CLIP_SIZES},
+    **{f"roberta_{mode}": partial(RobertaText, mode) for mode in ROBERTA_MODES},
 }
 VIDEO_ENCODERS: dict[str, Callable[..., VideoEncoder]] = {
     **{f"avion_{size}": partial(AvionEncoder, size) for size in VIT_SIZES},
+    **{f"clip_{size}": partial(ClipVideo, f"clip_{size}") for size in VIT_SIZES},
     **{f"lavila_{size}": partial(LavilaEncoder, size) for size in VIT_SIZES},
     "small_video": SmallVideoEncoder,
+    "timesformer_b": TimeSformer,
+    **{f"videomae_{size}": partial(VideoMAE, f"videomae_{size}") for size in ("b", "l")},
+    "vivit_b": ViViT,
+    **{f"vjepa2_{size}": partial(VJepa2, f"vjepa2_{size}") for size in ("l", "h", "g")},
 }
 
 _Built = TypeVar("_Built")

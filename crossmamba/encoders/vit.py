@@ -20,7 +20,17 @@ from crossmamba.encoders.remap import select_encoder
 from crossmamba.encoders.video_base import VideoEncoder
 from crossmamba.errors import UsageError
 
-__all__ = ["VIT_SIZES", "Attention", "DropPath", "EgoEncoder", "Mlp", "VitSize", "inflate_frames", "split_heads"]
+__all__ = [
+    "VIT_SIZES",
+    "Attention",
+    "DropPath",
+    "EgoEncoder",
+    "Mlp",
+    "VitSize",
+    "drop_path_rates",
+    "inflate_frames",
+    "split_heads",
+]
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,11 @@ class DropPath(nn.Module):
             return x
         kept = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device) >= self.probability
         return x * kept.to(x.dtype) / (1 - self.probability)
+
+
+def drop_path_rates(last: float, depth: int) -> list[float]:
+    """Probabilities of `depth` blocks: 0 at the first, rising linearly to `last`."""
+    return torch.linspace(0, last, depth, device="cpu").tolist()
 
 
 class Mlp(nn.Module):

@@ -187,7 +187,8 @@ def test_a_checkpoint_of_another_size_is_refused_with_the_address_of_the_right_o
 
 
 def test_names_and_input_checks() -> None:
-    assert set(TEXT_ENCODERS) == {name.replace("clip_", "clip_text_") for name in FRAME_ENCODERS if "clip" in name}
+    clip = {name.replace("clip_", "clip_text_") for name in FRAME_ENCODERS if "clip" in name}
+    assert set(TEXT_ENCODERS) == clip | {"roberta_embeddings", "roberta_encoder"}
     assert set(MOTION_ENCODERS) == {"r2plus1d_18"}
     with pytest.raises(UsageError, match="did you mean 'clip_vit_b32'"):
         build_frame_encoder("clip_vit_b3")
