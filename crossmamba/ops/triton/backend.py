@@ -33,7 +33,7 @@ def interpreted() -> bool:
 
 @cache
 def interpreter_fault() -> str | None:
-    """Why Triton's interpreter cannot run these kernels, or None: that of 3.6 needs numpy < 2.4 (Triton's issue 9171)."""
+    """Why Triton's interpreter cannot run these kernels, or None: 3.6's needs numpy < 2.4 (Triton's issue 9171)."""
     triton, numpy = version("triton"), version("numpy")
     if triton.startswith("3.6.") and tuple(map(int, numpy.split(".")[:2])) >= (2, 4):
         return (
