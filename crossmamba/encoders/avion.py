@@ -95,7 +95,7 @@ class AvionEncoder(EgoEncoder):
             x = self._run(block, x)
         return self.ln_post(x)
 
-    def remap(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def translate(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """AVION's pretrained or fine-tuned file, or the tower of a MambaVL one (`orvit.*`), to our names.
 
         Raises:

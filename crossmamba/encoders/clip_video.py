@@ -71,7 +71,7 @@ class ClipVideo(TransformersVideo):
         """(B, 3, S, S) -> (B, H', W', d); the frame before does not matter."""
         return self._look(frame)[:, 1:].unflatten(1, (self.cells, self.cells))
 
-    def remap(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def translate(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The picture tower of a file in transformers' or OpenAI's layout, or our own.
 
         Raises:

@@ -100,7 +100,7 @@ class LavilaEncoder(EgoEncoder):
             x = self._run(block, x, frames)
         return self.norm(x)
 
-    def remap(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def translate(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """LaViLa's pretrained or fine-tuned file to our names.
 
         Raises:

@@ -125,7 +125,7 @@ class TransformersVideo(VideoEncoder):
         new, old = f"activation_checkpointing_{verb}", f"gradient_checkpointing_{verb}"
         getattr(self.tower, new if hasattr(self.tower, new) else old)(*arguments)
 
-    def remap(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def translate(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A published file's encoder, in the names of the transformers release that is installed.
 
         Raises:
@@ -196,13 +196,13 @@ class VideoMAE(TransformersVideo):
         row = self.tower(clip.transpose(1, 2)).last_hidden_state
         return row.unflatten(1, (-1, self.cells, self.cells)), None
 
-    def remap(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See `TransformersVideo.remap`."""
+    def translate(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `TransformersVideo.translate`."""
         state = select_encoder(state_dict, ())
         for kind in ("weight", "bias"):
             if f"fc_norm.{kind}" in state:
                 state.setdefault(f"videomae.layernorm.{kind}", state[f"fc_norm.{kind}"])
-        return super().remap(state)
+        return super().translate(state)
 
 
 class TimeSformer(TransformersVideo):

@@ -13,7 +13,7 @@ So all bring their tokens here as a grid, and this module alone puts them into a
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor, is_grad_enabled
 from torch.utils.checkpoint import checkpoint
 
 from crossmamba.encoders.base import Encoder
+from crossmamba.encoders.remap import select_encoder
 from crossmamba.errors import UsageError
 
 __all__ = ["CLS_PLACES", "SCAN_ORDERS", "VideoEncoder", "VideoTokens", "arrange_tokens"]
@@ -138,6 +139,21 @@ class VideoEncoder(Encoder):
     @abstractmethod
     def watch(self, clip: Tensor) -> tuple[Tensor, Tensor | None]:
         """`forward` after the input check: cells (B, T', H', W', d), and the class token (B, d) or None."""
+
+    def remap(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Translate a state dict in the published layout, in this module's own, or of a whole MambaVL of ours.
+
+        Raises:
+            CheckpointError: a key that the layout does not know.
+        """
+        state = dict(state_dict)
+        if "verb_head.weight" in state:
+            state = {key.removeprefix("encoder."): v for key, v in state.items() if key.startswith("encoder.")}
+        return self.translate(state)
+
+    def translate(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`remap` of a state dict of an encoder, in the published layout or our own."""
+        return select_encoder(state_dict, ())
 
     @property
     def streams(self) -> bool:

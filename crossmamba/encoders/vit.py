@@ -117,7 +117,7 @@ class Attention(nn.Module):
 
 
 class EgoEncoder(VideoEncoder):
-    """Common parts of AVION's and LaViLa's encoders. Subclasses implement `tokens_of` and `remap`.
+    """Common parts of AVION's and LaViLa's encoders. Subclasses implement `tokens_of` and `translate`.
 
     Args:
         size: "b" (ViT-B/16), "l" (ViT-L/14), or the numbers.

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from crossmamba.encoders import SmallVideoEncoder, VideoTokens, arrange_tokens, build_video_encoder
+from crossmamba.encoders import (
+    SmallVideoEncoder,
+    VideoTokens,
+    arrange_tokens,
+    build_video_encoder,
+    load_encoder_weights,
+)
 from crossmamba.errors import UsageError
 
 
@@ -101,3 +110,16 @@ def test_wrong_clips_are_refused() -> None:
         SmallVideoEncoder(12)
     with pytest.raises(UsageError, match="did you mean 'small_video'"):
         build_video_encoder("small_vido")
+
+
+@torch.no_grad()
+def test_the_encoder_of_a_whole_model_loads(tmp_path: Path) -> None:
+    """A run's `model/` folder: the video encoder is under `encoder.`, beside the fusion and the heads."""
+    encoder = SmallVideoEncoder(16)
+    state = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
+    save_file(
+        state | {"verb_head.weight": torch.zeros(2, 2), "fusion.A_log": torch.zeros(2)}, tmp_path / "model.safetensors"
+    )
+    other = SmallVideoEncoder(16)
+    assert load_encoder_weights(other, tmp_path) == len(state)
+    assert torch.equal(other(clip().float()).tokens, encoder(clip().float()).tokens)
