@@ -8,24 +8,31 @@ import os
 
 AVSBENCH = ("avsbench-ms3", "avsbench-s4")
 MUSIC_AVQA = "music-avqa"
+EPIC100 = "epic100"
 
-HELP = "render a synthetic world to files in AVSBench's or MUSIC-AVQA's layout"
+HELP = "render a synthetic world to files in the layout of AVSBench, MUSIC-AVQA or EPIC-KITCHENS-100"
 DESCRIPTION = (
     "Renders a synthetic world to files in a data set's layout:\n"
     "  avsbench-ms3, avsbench-s4  objects that sound: PNG, wav, csv, masks, optionally mp4\n"
     "  music-avqa                 concerts with questions: mp4, json, scene truth, ceilings\n"
+    "  epic100                    a hand acting on things: long mp4, csv, class tables, truth, ceilings\n"
     "The same seed gives the same bytes for csv, json, masks and wav."
 )
 EXAMPLE = """crossmamba data synth avsbench-ms3 data/synthetic --clips 1000,100,300 --seed 0
-  crossmamba data synth music-avqa data/concerts --videos 800,100,200 --seed 0"""
+  crossmamba data synth music-avqa data/concerts --videos 800,100,200 --seed 0
+  crossmamba data synth epic100 data/kitchen --videos 30,10,5 --seed 0"""
 
-_ONLY_AVSBENCH = ("clips", "world", "mp4", "log_mel")
-_ONLY_MUSIC = ("videos", "questions_per_video", "instruments", "split_by")
+_AVSBENCH_OPTIONS = ("seconds", "clips", "world", "mp4", "log_mel")
+_OPTIONS = {
+    **dict.fromkeys(AVSBENCH, _AVSBENCH_OPTIONS),
+    MUSIC_AVQA: ("seconds", "videos", "questions_per_video", "instruments", "split_by"),
+    EPIC100: ("videos", "segments", "fps"),
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
-    parser.add_argument("dataset", choices=(*AVSBENCH, MUSIC_AVQA))
+    parser.add_argument("dataset", choices=tuple(_OPTIONS))
     parser.add_argument("out", metavar="OUT", help="folder to make; must be new or empty unless --overwrite")
     parser.add_argument("--size", type=int, default=64, metavar="PIXELS", help="side of the frames (default 64)")
     parser.add_argument(
@@ -33,14 +40,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         metavar="N|SHORTEST,LONGEST",
         help="length of a clip (avsbench: one number, default 5, in the hard world 10; music-avqa: 10 to 60, default "
-        "10; two numbers draw it for each video)",
+        "10, two numbers draw it for each video; not for epic100, where --segments decides)",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT's data set if there is one")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     _configure_avsbench(parser.add_argument_group("avsbench-ms3, avsbench-s4"))
+    parser.add_argument_group(f"{MUSIC_AVQA}, {EPIC100}").add_argument(
+        "--videos", type=_counts, metavar="N", help="as --clips; default 800,100,200, for epic100 30,10,5"
+    )
     _configure_music(parser.add_argument_group(MUSIC_AVQA))
+    _configure_kitchen(parser.add_argument_group(EPIC100))
 
 
 def _configure_avsbench(group: argparse._ArgumentGroup) -> None:
@@ -63,13 +74,21 @@ def _configure_avsbench(group: argparse._ArgumentGroup) -> None:
 
 
 def _configure_music(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--videos", type=_counts, metavar="N", help="as --clips; default 800,100,200")
     group.add_argument("--questions-per-video", type=float, metavar="N", help="mean number of questions (default 8)")
     group.add_argument("--instruments", type=int, metavar="N", help="kinds of instrument, 7 to 22 (default 8)")
     group.add_argument(
         "--split-by",
         choices=("video", "question"),
         help="video (default): each split has its own videos; question: all splits ask about all videos, as officially",
+    )
+
+
+def _configure_kitchen(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--segments", type=int, metavar="N", help="mean number of segments of a video (default 20)")
+    group.add_argument(
+        "--fps",
+        choices=("30", "50", "59.94", "mixed"),
+        help="frames per second (default 30); mixed: 59.94 for video ids of two digits, 50 for three, as officially",
     )
 
 
@@ -102,12 +121,13 @@ def run(args: argparse.Namespace) -> int:
     """Renders the set."""
     from crossmamba.errors import UsageError
 
-    music = args.dataset == MUSIC_AVQA
-    misplaced = [name for name in (_ONLY_AVSBENCH if music else _ONLY_MUSIC) if getattr(args, name) is not None]
+    every = {name for names in _OPTIONS.values() for name in names}
+    misplaced = sorted(n for n in every.difference(_OPTIONS[args.dataset]) if getattr(args, n) is not None)
     if misplaced:
         flags = ", ".join("--" + name.replace("_", "-") for name in misplaced)
         raise UsageError(f"{flags}: not an option of {args.dataset}; see `crossmamba data synth --help`.")
-    return _run_music(args) if music else _run_avsbench(args)
+    runs = {MUSIC_AVQA: _run_music, EPIC100: _run_kitchen}
+    return runs.get(args.dataset, _run_avsbench)(args)
 
 
 def _run_avsbench(args: argparse.Namespace) -> int:
@@ -144,7 +164,8 @@ def _run_avsbench(args: argparse.Namespace) -> int:
 def _run_music(args: argparse.Namespace) -> int:
     from crossmamba.data.synth.music import summarize_music_avqa, synthesize_music_avqa
 
-    given = {name: getattr(args, name) for name in _ONLY_MUSIC[1:] if getattr(args, name) is not None}
+    own = ("questions_per_video", "instruments", "split_by")
+    given = {name: getattr(args, name) for name in own if getattr(args, name) is not None}
     root = synthesize_music_avqa(
         args.out,
         videos={"train": 800, "val": 100, "test": 200} if args.videos is None else args.videos,
@@ -168,5 +189,33 @@ def _run_music(args: argparse.Namespace) -> int:
             print(
                 f"  {name:14} at most {ceiling['All']:6.2f} % of all, {ceiling['AV']:6.2f} % of audio-visual questions"
             )
+    print(f"next: crossmamba data verify {args.dataset} {args.out}")
+    return 0
+
+
+def _run_kitchen(args: argparse.Namespace) -> int:
+    from crossmamba.data.synth.kitchen import summarize_epic100, synthesize_epic100
+
+    given = {name: getattr(args, name) for name in _OPTIONS[EPIC100] if getattr(args, name) is not None}
+    root = synthesize_epic100(
+        args.out,
+        size=args.size,
+        seed=args.seed,
+        workers=args.workers,
+        progress=not args.json,
+        overwrite=args.overwrite,
+        **given,
+    )
+    made = summarize_epic100(root)
+    if args.json:
+        print(json.dumps(made))
+        return 0
+    print(f"{root}: {args.dataset}, seed {args.seed}")
+    for split in ("train", "val", "test"):
+        print(f"  {split:5} {made['videos'][split]:6} videos {made['segments'][split]:7} segments")
+    anticipation = made["ceilings"].get("anticipation", {})
+    for name, ranking in (("seen_past", "mt5r_lift"), ("prior", "mt5r")) if anticipation else ():
+        best = ", ".join(f"{task} {anticipation[name][task][ranking]:.1f}" for task in ("verb", "noun", "action"))
+        print(f"  anticipation by the {name.replace('_', ' ')}, mean top-5 recall in %: {best}")
     print(f"next: crossmamba data verify {args.dataset} {args.out}")
     return 0

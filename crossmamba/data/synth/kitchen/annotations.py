@@ -7,7 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from crossmamba.data.synth.kitchen.classes import NOUNS, VERBS
+from crossmamba.data.synth.kitchen.classes import NOUNS, VERBS, Noun, Verb
 from crossmamba.data.synth.kitchen.plan import Video
 
 TIMED = (
@@ -79,7 +79,7 @@ def table(columns: Sequence[str], rows: Iterable[Row]) -> bytes:
 
 def class_rows(kind: str) -> list[Row]:
     """Rows of `EPIC_100_{verb,noun}_classes.csv`: id, key, instances, category."""
-    classes = VERBS if kind == "verb" else NOUNS
+    classes: Sequence[Verb | Noun] = VERBS if kind == "verb" else NOUNS
     return [
         {"id": number, "key": c.key, "instances": list(c.instances), "category": c.category}
         for number, c in enumerate(classes)

@@ -147,8 +147,8 @@ def kitchen_ceilings(videos: dict[str, list[Video]]) -> dict[str, Any]:
     Args:
         videos: the plans by split: train, val, test.
     """
-    counts = np.bincount(_labels(videos["train"]), minlength=len(ACTIONS)) + 1e-3
-    prior = counts / counts.sum()
+    counts: Law = np.bincount(_labels(videos["train"]), minlength=len(ACTIONS)).astype(np.float64) + 1e-3
+    prior: Law = counts / counts.sum()
     found: dict[str, Any] = {"ahead_seconds": AHEAD, "prior": _prior(prior), "anticipation": {}, "recognition": {}}
     for split in ("val", "test"):
         if not videos[split]:

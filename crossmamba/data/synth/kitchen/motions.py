@@ -32,6 +32,8 @@ TWIST = 0.6
 """Angle to either side by which a hand turns something on or off."""
 TILT = 1.2
 """Angle by which something is tilted when poured."""
+LIFT = 0.05
+"""How far something is lifted when poured."""
 LID_WAY = 0.075
 """How far a lid slides to the right."""
 TWO_BEATS = 1.6
@@ -139,8 +141,9 @@ def _shake(u: float, out: tuple[float, float], beats: int) -> Pose:
 
 def _pour(u: float, out: tuple[float, float], beats: int) -> Pose:
     def tip(s: float) -> Pose:
-        lean = TILT * _ease(min(s, 1 - s) * 2.5)
-        return Pose((0.0, GRIP), angle=lean, hand_angle=0.3 * lean)
+        share = _ease(min(s, 1 - s) * 2.5)
+        y = -LIFT * share
+        return Pose((0.0, GRIP + y), (0.0, y), angle=TILT * share, hand_angle=0.3 * TILT * share)
 
     return _reach(u, out, tip(0), tip, tip(1))
 
