@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def _read_torch_file(path: Path) -> Any:
             f"refused, because it asks for {wanted[1]} and not only for tensors; nothing of it was run. If you trust "
             "its origin, save its state dict as safetensors where it was made"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except (RuntimeError, EOFError, ValueError, LookupError, OSError, struct.error, TypeError, AttributeError) as error:
         raise CheckpointError(f"damaged or truncated torch file ({_first_line(error)})") from error
 
 

@@ -115,11 +115,14 @@ class MambaVL(nn.Module):
         Raises:
             UsageError: nothing to read, or shapes that do not fit the model.
         """
-        seen = None if video is None else self.video_tokens(video)
-        if seen is None and verb_question is None and noun_question is None:
+        sizes = [x.shape[0] for x in (video, verb_question, noun_question) if x is not None]
+        if not sizes:
             raise UsageError("video and both questions are None: a model needs at least one of them")
-        if seen is None and (verb_question is None or noun_question is None):
+        if len(set(sizes)) > 1:
+            raise UsageError(f"video and questions are of batches of {sizes}: each clip has its own question")
+        if video is None and len(sizes) == 1:
             raise UsageError("without a video both heads need a question; only one is given")
+        seen = None if video is None else self.video_tokens(video)
         questions = self.question_tokens(verb_question, noun_question, verb_mask, noun_mask)
         verb, noun = self._fused(seen, video_mask, questions)
         return self.classify(verb, noun)
@@ -321,6 +324,10 @@ def mambavl(
     return model
 
 
+for _name in ("videomae_b", "timesformer_b", "vivit_b", "clip_b", "avion_b", "lavila_b"):
+    register_model(f"mambavl_{_name}", mambavl, video=_name)
+for _name in ("vjepa2_l", "avion_l"):
+    register_model(f"mambavl_{_name}", mambavl, video=_name, width=1024)
 register_model("mambavl_orvit_features", mambavl, video_proj="pre_logits")
 register_model(
     "mambavl_small",

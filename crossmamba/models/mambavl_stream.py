@@ -27,8 +27,8 @@ class MambaVLStream:
     """One stream, or B side by side. Carries no gradient.
 
     Args:
-        model: in eval mode, with one of `STREAMING_FUSIONS`; its encoder has `step(frame, previous)`, or the frames
-            come as tokens.
+        model: in eval mode, with one of `STREAMING_FUSIONS`; its encoder streams (`VideoEncoder.streams`), or the
+            frames come as tokens.
         by: "step", token by token through `selective_state_update`, or "scan", one scan over a frame's tokens with the
             state handed on: the same numbers, faster where a frame has many tokens.
 
@@ -106,8 +106,8 @@ class MambaVLStream:
         if frame.dim() != 4:
             raise UsageError(f"frame is (B, 3, H, W), or its tokens (B, P, .), got {tuple(frame.shape)}")
         encoder = self.model.encoder
-        if not callable(getattr(encoder, "step", None)):
-            name = "a model without encoder" if encoder is None else type(encoder).__name__
+        if encoder is None or not encoder.streams:
+            name = "a model without encoder" if encoder is None else f"{type(encoder).__name__} as it was built"
             raise UsageError(f"{name} cannot encode a single frame of a stream: give the frame's tokens (B, P, d)")
         tokens = encoder.step(frame, self._previous)
         self._previous = frame.clone()  # the caller may write the next frame into the same memory
