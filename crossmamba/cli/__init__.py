@@ -15,7 +15,20 @@ import sys
 
 from crossmamba.errors import CrossmambaError, DataError, UsageError
 
-VERBS = ("demo", "train", "eval", "study", "predict", "score", "data", "models", "configs", "bench", "doctor")
+VERBS = (
+    "demo",
+    "train",
+    "eval",
+    "study",
+    "predict",
+    "score",
+    "data",
+    "questions",
+    "models",
+    "configs",
+    "bench",
+    "doctor",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,7 +79,7 @@ def _fail(error: Exception, code: int) -> int:
 def _overview() -> argparse.ArgumentParser:
     from crossmamba import __version__
 
-    lines = [f"  {verb:9s} {importlib.import_module('crossmamba.cli.' + verb).HELP}" for verb in VERBS]
+    lines = [f"  {verb:10s} {importlib.import_module('crossmamba.cli.' + verb).HELP}" for verb in VERBS]
     parser = argparse.ArgumentParser(
         prog="crossmamba",
         usage="crossmamba VERB [options]   (crossmamba VERB --help shows an example)",

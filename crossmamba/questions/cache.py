@@ -26,7 +26,8 @@ def answer_key(model: str, messages: Sequence[Mapping[str, str]], params: Mappin
 class AnswerCache:
     """Texts by key, in memory and in a file.
 
-    A line that a crash tore off is ignored, and the next answer starts a line of its own. Every answer is one write in append mode, so two commands may share a file.
+    A line that a crash tore off is ignored, and the next answer starts a line of its own. Every answer is one write in
+    append mode, so two commands may share a file.
 
     Args:
         path: of the file; made if it is not there. None: in memory only.
