@@ -17,8 +17,8 @@ def configure(tasks: Any) -> None:
         "epic100",
         help="verbs, nouns and actions of EPIC-KITCHENS-100: recognition or anticipation",
         description="Scores verbs, nouns and actions by narration id. Predictions: the challenge's .json or .zip,\n"
-        ".npz, or the official code's .pt, with logits or log-probabilities; probabilities are refused, because a second\n"
-        "softmax changes the order of actions. An action's score is log-softmax(verb) + log-softmax(noun).\n"
+        ".npz, or the official code's .pt, with logits or log-probabilities; probabilities are refused, because\n"
+        "a second softmax changes the order of actions. An action's score is log-softmax(verb) + log-softmax(noun).\n"
         "Recognition: accuracy at 1 and 5, tail, unseen. Anticipation: mean top-5 recall, three kinds by name.\n"
         "Class tables, tail classes and unseen participants are read from the annotations' folder where they are.\n"
         "Exit code 3 and no scores if a segment has no prediction or two, or one is of an unknown segment.",

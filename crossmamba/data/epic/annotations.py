@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from crossmamba.data.epic.frames import frame_number, frame_rate
+from crossmamba.data.epic.frames import frame_rate
 from crossmamba.data.paths import safe_name
 from crossmamba.errors import DataError
 
@@ -252,7 +252,7 @@ def _row(record: dict[str, str], line: int, labelled: bool, verbs: int, nouns: i
     if not cell["video_id"].startswith(f"{cell['participant_id']}_"):
         raise _Wrong("name", f"video {cell['video_id']!r} is not one of participant {cell['participant_id']!r}")
     spoken, start, stop = _times(cell)
-    first, last = _frames(cell, start, stop)
+    first, last = _frames(cell)
     row = EpicRow(
         cell["narration_id"], cell["participant_id"], cell["video_id"], spoken, start, stop, first, last, line=line
     )
@@ -293,13 +293,14 @@ def _times(cell: dict[str, str]) -> tuple[float | None, float, float]:
     return spoken, start, stop
 
 
-def _frames(cell: dict[str, str], start: float, stop: float) -> tuple[int, int]:
+def _frames(cell: dict[str, str]) -> tuple[int, int]:
     if "rulstm_start" in cell:
         try:
             rate = frame_rate(cell["video_id"])
         except DataError as error:
             raise _Wrong("name", str(error)) from error
-        return max(1, frame_number(start, rate)), frame_number(stop, rate)
+        given = [_whole(cell, name) * rate // int(_RULSTM_RATE) for name in ("rulstm_start", "rulstm_stop")]
+        return max(1, given[0]), max(1, given[1])
     first, last = _whole(cell, "start_frame"), _whole(cell, "stop_frame")
     if first < 1 or last < first:
         raise _Wrong("frames", f"start_frame {first} and stop_frame {last}; frames count from 1 and do not go back")

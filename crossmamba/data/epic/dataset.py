@@ -235,7 +235,8 @@ class EpicDataset(Dataset[dict[str, Any]]):
             else:
                 item = {"video": self.transform(self.read(row, rng, view), rng)}
         except (DataError, UsageError) as error:
-            raise type(error)(f"{self.file}:{row.line}: {error}") from error
+            named = "" if row.narration_id in str(error) else f"narration {row.narration_id}: "
+            raise type(error)(f"{self.file}:{row.line}: {named}{error}") from error
         if self._questions is not None:
             verb, noun = self._questions
             item |= {"verb_question": verb[number].clone(), "noun_question": noun[number].clone()}

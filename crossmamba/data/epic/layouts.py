@@ -94,6 +94,7 @@ class FrameFolders(Pictures):
         super().__init__(root, short_side)
         self.index_folder = index_folder
         self._tars: dict[str, TarFrames] = {}
+        self._last: dict[str, int] = {}  # number of a video's last picture
 
     def rate(self, row: EpicRow) -> float:
         return frame_rate(row.video_id)
@@ -127,20 +128,34 @@ class FrameFolders(Pictures):
             DataError: a picture is missing or damaged; file and narration are named.
         """
         known: dict[int, NDArray[np.uint8]] = {}
-        tar, folder = self.tar(row), self.folder(row)
         pictures = []
         for number in map(int, numbers):
             if number not in known:
                 try:
-                    data = read_bytes(folder / frame_name(number)) if tar is None else tar.read(number)
-                    place = folder / frame_name(number) if tar is None else f"{tar.path}: {frame_name(number)}"
-                    known[number] = decode_picture(data, str(place), self.short_side)
+                    known[number] = self._picture(row, number)
                 except DataError as error:
-                    raise type(error)(
-                        f"{error}; {of_row(row)} has pictures {row.start_frame}-{row.stop_frame}"
-                    ) from error
+                    frames = f"{row.start_frame}-{row.stop_frame}"
+                    raise type(error)(f"{error}; {of_row(row)} has pictures {frames}") from error
             pictures.append(known[number])
         return pictures
+
+    def _picture(self, row: EpicRow, number: int) -> NDArray[np.uint8]:
+        tar, folder = self.tar(row), self.folder(row)
+        if tar is None:
+            path = folder / frame_name(number)
+            if not path.is_file():
+                path = folder / frame_name(self._standing(row, number))
+            return decode_picture(read_bytes(path), str(path), self.short_side)
+        number = number if number in tar else self._standing(row, number)
+        return decode_picture(tar.read(number), f"{tar.path}: {frame_name(number)}", self.short_side)
+
+    def _standing(self, row: EpicRow, number: int) -> int:
+        """The last picture of the video for numbers just after it, as at the end of a video file; else `number`."""
+        if row.video_id not in self._last:
+            numbers = self.numbers(row)
+            self._last[row.video_id] = int(numbers[-1]) if len(numbers) else 0
+        last = self._last[row.video_id]
+        return last if last < number <= last + END_SLACK * frame_rate(row.video_id) and last else number
 
     def numbers(self, row: EpicRow) -> NDArray[np.int64]:
         """Numbers of the pictures that a row's video has, ascending; empty where there is neither folder nor tar.
