@@ -23,7 +23,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="also count trainable parameters, those that receive gradient, and multiply-adds, the scan included",
     )
     parser.add_argument(
-        "--seconds", type=int, nargs="+", metavar="T", help="lengths to count at (default: 10 60, segmentation 5)"
+        "--seconds",
+        type=int,
+        nargs="+",
+        metavar="T",
+        help="lengths to count at (default: 10 60, segmentation 5; of actions frames: 16, or what the encoder takes)",
     )
     parser.add_argument("--side", type=int, default=224, help="pixels, for models on frames (default: 224)")
     parser.add_argument("--grid", type=int, nargs=2, metavar=("H", "W"), help="of stored picture features")
@@ -78,7 +82,7 @@ def count_model(
 
     from crossmamba.benchmarking.count import count_multiply_adds, count_parameters
     from crossmamba.models import create_model
-    from crossmamba.models.examples import default_seconds, example_inputs, read_whole_questions
+    from crossmamba.models.examples import default_seconds, example_inputs, few_seconds, read_whole_questions
 
     with torch.device("meta"):
         model = read_whole_questions(create_model(name, **overrides))
@@ -95,7 +99,7 @@ def count_model(
                 "uncounted": dict(found.uncounted),
             }
         )
-    few = example_inputs(model, seconds=2, videos=2, side=side, grid=tuple(grid) if grid else None)
+    few = example_inputs(model, seconds=few_seconds(model), videos=2, side=side, grid=tuple(grid) if grid else None)
     parameters = count_parameters(model, *few.inputs, **few.named)  # 2 videos: some losses compare videos
     return {
         "name": name,

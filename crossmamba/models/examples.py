@@ -1,6 +1,6 @@
 """Inputs of the right shapes for any model, for counting and timing it.
 
-Symbols: T seconds, S pixels a side, (h, w) the grid of stored picture features.
+Symbols: T seconds (MambaVL: frames), S pixels a side, (h, w) the grid of stored picture features.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from crossmamba.encoders.text import LSTMQuestion
 from crossmamba.errors import UsageError
 from crossmamba.models.avqa import AVQAModel, ChoiceHead
 from crossmamba.models.avs_mamba import AVSMamba
+from crossmamba.models.mambavl import MambaVL
 
 QUESTION_WORDS = 14
 CHOICES = 4
 GRIDS = {"avst": (14, 14), "av_mamba_small": (8, 8), "avst_small": (8, 8), "shmamba_small": (8, 8)}
 """Stored picture grids by model: ResNet-18's for AVST, the synthetic world's for the small ones; else `CLIP_GRID`."""
 CLIP_GRID = (7, 7)
+CLIP_FRAMES, QUESTION_TOKENS = 16, 40
+"""MambaVL's."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,10 @@ class ExampleInputs:
 
 
 def default_seconds(model: nn.Module) -> tuple[int, ...]:
-    """T at which a model is usually counted: 10 and 60 for questions, 5 for segmentation."""
+    """T at which a model is usually counted: 10 and 60 for questions, 5 for segmentation; 16 frames of an action, or
+    what its encoder takes."""
+    if isinstance(model, MambaVL):
+        return (getattr(model.encoder, "frames", None) or CLIP_FRAMES,)
     return (10, 60) if isinstance(model, AVQAModel) else (5,)
 
 
@@ -66,6 +72,8 @@ def example_inputs(
     if isinstance(model, AVSMamba):
         named = {"frames": _draw((*lead, 3, side, side), device), "log_mel": _draw((*lead, 1, 96, 64), device)}
         return ExampleInputs(tuple(named.values()), {}, _say(named))
+    if isinstance(model, MambaVL):
+        return _action_inputs(model, seconds, videos, side, grid or (14, 14), device)
     if not isinstance(model, AVQAModel):
         raise UsageError(f"no example inputs are known for {type(model).__name__}")
     needs = model.needs
@@ -86,6 +94,30 @@ def example_inputs(
     inputs = tuple(named.values())
     extra = {"choices": ask(videos, CHOICES)} if isinstance(model.head, ChoiceHead) else {}
     return ExampleInputs(inputs, extra, _say({**named, **extra}))
+
+
+def few_seconds(model: nn.Module) -> int:
+    """A small T that the model takes."""
+    return default_seconds(model)[0] if isinstance(model, MambaVL) else 2
+
+
+def _action_inputs(
+    model: MambaVL, frames: int, videos: int, side: int, grid: tuple[int, int], device: torch.device | str
+) -> ExampleInputs:
+    """A clip, or stored tokens as ORViT's, of tubes of 2 frames and with a class token; and two questions."""
+    needs, named = model.needs, {}
+    if needs["video"] == "clip":
+        named["video"] = _draw((videos, 3, frames, side, side), device)
+    else:
+        tokens = 1 + math.ceil(frames / 2) * math.prod(grid)
+        named["video"] = _draw((videos, tokens, needs["video_dim"]), device)
+    for name in ("verb_question", "noun_question"):
+        shape = (videos, QUESTION_TOKENS)
+        if needs["question"] == "stored":
+            named[name] = _draw((*shape, model.text.dim), device)
+        elif needs["question"] is not None:  # a word that every vocabulary has, and no padding
+            named[name] = torch.full(shape, 2, dtype=torch.int64, device=device)
+    return ExampleInputs(tuple(named.values()), {}, _say(named))
 
 
 def read_whole_questions(model: nn.Module) -> nn.Module:

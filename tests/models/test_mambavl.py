@@ -7,6 +7,7 @@ from crossmamba import create_model, from_pretrained, list_models, save_pretrain
 from crossmamba.benchmarking.count import count_multiply_adds
 from crossmamba.errors import UsageError
 from crossmamba.models.baselines.vl_fusion import VL_FUSIONS
+from crossmamba.models.examples import default_seconds, example_inputs, few_seconds
 
 WORDS = 30
 READING = tuple(name for name in VL_FUSIONS if name != "none")
@@ -263,6 +264,21 @@ def test_a_saved_model_loads_equal(tmp_path, fusion):
     save_pretrained(model, tmp_path / "m", preprocessing={})
     loaded, inputs = from_pretrained(tmp_path / "m"), (clip(side=64).float(), *ask())
     assert torch.equal(loaded(*inputs).verb, model(*inputs).verb)
+
+
+def test_example_inputs_of_every_kind():
+    def shapes(model, **options):
+        return [tuple(x.shape) for x in example_inputs(model, seconds=default_seconds(model)[0], **options).inputs]
+
+    with torch.device("meta"):
+        assert shapes(create_model("mambavl_vivit_b")) == [(1, 3, 32, 224, 224), (1, 40), (1, 40)]
+        stored = create_model("mambavl_orvit_features", text="stored")
+    assert shapes(stored) == [(1, 1569, 768), (1, 40, 768), (1, 40, 768)]
+    assert shapes(stored, grid=(2, 3), videos=2)[0] == (2, 49, 768)
+    assert shapes(small("none"), side=64) == [(1, 3, 16, 64, 64)]
+    real = example_inputs(small(), seconds=2, side=32, videos=2, device="cpu").inputs
+    assert small().float()(*real).verb.shape == (2, 97)
+    assert few_seconds(small()) == 16
 
 
 def test_wrong_calls():

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from crossmamba import create_model
+from crossmamba.encoders.clip_video import ClipVideo
+from crossmamba.encoders.video import VideoSize
 from crossmamba.errors import UsageError
 from crossmamba.models.mambavl_stream import STREAMING_FUSIONS, MambaVLStream
 
@@ -85,6 +87,23 @@ def test_memory_is_constant(fusion):
     assert len(kept) == 1
     assert 0 < kept.pop() < 60_000
     assert stream.frames == 12
+
+
+@torch.no_grad()
+def test_a_picture_encoder_frame_by_frame():
+    """CLIP's tower on each frame, without class token and vectors of frames: the issue's live stream."""
+    model = small("shared_a", video="features", video_dim=16, video_args=None)
+    torch.manual_seed(3)
+    options = {"frames": FRAMES, "image": 32, "temporal_embedding": False, "cls_place": "drop"}
+    model.encoder = ClipVideo(VideoSize(16, 1, 2, 32), **options).double().eval()
+    frames, asked = clip(), questions("shared_a")
+    stream = MambaVLStream(model)
+    stream.start(*asked)
+    for t in range(FRAMES):
+        same(stream.step(frames[:, :, t]), model(frames[:, :, : t + 1], *asked))
+    model.encoder = ClipVideo(VideoSize(16, 1, 2, 32), frames=FRAMES, image=32).double().eval()
+    with pytest.raises(UsageError, match="ClipVideo as it was built cannot encode a single frame"):
+        MambaVLStream(model).step(frames[:, :, 0])
 
 
 @torch.no_grad()
