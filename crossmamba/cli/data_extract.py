@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from crossmamba.errors import UsageError
 
 if TYPE_CHECKING:
+    from crossmamba.extract.run import Report
     from crossmamba.extract.texts import Texts
 
 HELP = "compute features of videos and questions with trained encoders"
@@ -30,6 +31,12 @@ DESCRIPTION = """Computes features of videos and questions, one file each, in MU
   clip_choices    clip_choices/              [4, 512]            weights clip_vit_b32, --tokenizer (AVQA)
   frames          avqa-frames-1fps/<video>/  %06d.jpg from 1     none
 
+EPIC-KITCHENS-100 (epic100): tokens of each segment, OUT/tokens_NAME/<narration_id>.npy, [L, d], NAME one of avion_b,
+avion_l, clip_b, clip_l, lavila_b, lavila_l, small_video, timesformer_b, videomae_b, videomae_l, vivit_b, vjepa2_l,
+vjepa2_h, vjepa2_g; weights NAME, as published or the run folder of a MambaVL. Pictures may lie in any of the data set's
+layouts. 16 frames of avion_b are 3,137 x 768 numbers, 9.6 MB a segment; --half halves it. With --task anticipation the
+folder is OUT/tokens_NAME_anticipation. They are read as layout "features" with media OUT/tokens_NAME.
+
 T is the video's whole seconds (0.1 s may lack at the end). Row t is second t: the sound of its first 0.96 s, the
 picture at t + 0.5 s. MUSIC-AVQA is cut at 60 rows (some of its videos have 61 seconds); --seconds 60 also fills shorter
 videos up, with their last picture and silence. A video is decoded once for all features.
@@ -43,8 +50,10 @@ EXAMPLE = """crossmamba data extract music-avqa /data/MUSIC-AVQA --features vggi
   crossmamba data extract folder my/videos --features small_sound small_picture \\
       --weights small_sound=runs/tagging small_picture=runs/tagging --workers 2
   torchrun --no-python --nproc-per-node 4 crossmamba data extract music-avqa /data/MUSIC-AVQA \\
-      --features resnet18_grid --weights resnet18=resnet18-f37072fd.pth --device cuda"""
-DATASETS = ("music-avqa", "avqa", "folder")
+      --features resnet18_grid --weights resnet18=resnet18-f37072fd.pth --device cuda
+  crossmamba data extract epic100 /data/EPIC-KITCHENS --features avion_b --weights avion_b=avion_finetune_cls.pt \\
+      --sampling uniform --half --workers 4 --device cuda"""
+DATASETS = ("music-avqa", "avqa", "epic100", "folder")
 OFFICIAL_SECONDS = 60
 
 
@@ -71,8 +80,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="DIR", help="where the feature folders are (default: ROOT)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N, mps or auto (default: cpu)")
-    parser.add_argument("--batch", type=int, default=32, metavar="N", help="seconds in one pass (default 32)")
+    parser.add_argument(
+        "--batch", type=int, default=32, metavar="N", help="seconds in one pass (default 32); segments go singly"
+    )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
+    _configure_epic(parser.add_argument_group("of epic100"))
     parser.add_argument("--seconds", type=int, metavar="N", help="exactly N rows for every video")
     parser.add_argument(
         "--max-seconds", type=int, metavar="N", help="cut longer videos (default: 60 for music-avqa, else never)"
@@ -86,6 +98,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
+EPIC_OPTIONS = ("task", "split", "media", "layout", "sampling", "frames", "image_size", "half")
+"""Arguments that only epic100 has."""
+OTHER_OPTIONS = ("tokenizer", "seconds", "max_seconds", "silence_missing")
+"""Arguments that it has not."""
+
+
+def _configure_epic(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--task", choices=("recognition", "anticipation"), help="what is seen (default: recognition)")
+    group.add_argument(
+        "--split", nargs="+", choices=("train", "validation", "test"), help="default: all whose annotations are there"
+    )
+    group.add_argument("--media", metavar="DIR", help="where the pictures are (default: ROOT)")
+    group.add_argument("--layout", choices=("auto", "frames", "videos", "chunks", "clips"), help="default: auto")
+    group.add_argument(
+        "--sampling", choices=("dense", "uniform"), help="dense (default): 2.13 s; uniform: the whole segment (AVION)"
+    )
+    group.add_argument("--frames", type=int, metavar="T", help="pictures of a segment (default: the encoder's, 16)")
+    group.add_argument("--image-size", type=int, metavar="PIXELS", help="default: the encoder's, 224 (small_video 64)")
+    group.add_argument("--half", action="store_true", default=None, help="store float16")
+
+
 def _pair(text: str) -> tuple[str, str]:
     """`"NAME=FILE"` to both."""
     name, _, source = text.partition("=")
@@ -96,20 +129,51 @@ def _pair(text: str) -> tuple[str, str]:
 
 def run(args: argparse.Namespace) -> int:
     """Extracts; returns 3 if any video was bad."""
+    weights = dict(args.weights)
+    if len(weights) < len(args.weights):
+        raise UsageError("--weights names an encoder twice")
+    others = OTHER_OPTIONS if args.dataset == "epic100" else EPIC_OPTIONS
+    if given := [name for name in others if getattr(args, name) not in (None, False)]:
+        raise UsageError(f"--{given[0].replace('_', '-')} is not for {args.dataset}")
+    report = _epic(args, weights) if args.dataset == "epic100" else _videos(args, weights)
+    print(json.dumps(report.to_json()) if args.json else report.text)
+    return 3 if report.bad and not args.allow_bad else 0
+
+
+def _epic(args: argparse.Namespace, weights: dict[str, str]) -> Report:
+    from crossmamba.extract.run_segments import extract_segments
+
+    return extract_segments(
+        args.features,
+        args.root,
+        args.out,
+        weights=weights,
+        splits=args.split or (),
+        media=args.media,
+        layout=args.layout or "auto",
+        task=args.task or "recognition",
+        mode=args.sampling or "dense",
+        frames=args.frames,
+        image=args.image_size,
+        device=args.device,
+        dtype="float16" if args.half else "float32",
+        workers=args.workers,
+        overwrite=args.overwrite,
+    )
+
+
+def _videos(args: argparse.Namespace, weights: dict[str, str]) -> Report:
     from crossmamba.extract.recipes import recipes_for
     from crossmamba.extract.run import extract_features, find_videos
 
     recipes = recipes_for(args.features)
     root = Path(args.root)
-    weights = dict(args.weights)
-    if len(weights) < len(args.weights):
-        raise UsageError("--weights names an encoder twice")
     longest = args.max_seconds
     if longest is None and args.seconds is None and args.dataset == "music-avqa":
         longest = OFFICIAL_SECONDS
     of_videos = any(recipe.of_videos for recipe in recipes)
     of_texts = args.dataset != "folder" and not all(recipe.of_videos for recipe in recipes)
-    report = extract_features(
+    return extract_features(
         args.features,
         args.out or root,
         videos=find_videos(root if args.dataset == "folder" else root / "videos") if of_videos else (),
@@ -125,8 +189,6 @@ def run(args: argparse.Namespace) -> int:
         tokenizer=args.tokenizer,
         overwrite=args.overwrite,
     )
-    print(json.dumps(report.to_json()) if args.json else report.text)
-    return 3 if report.bad and not args.allow_bad else 0
 
 
 def _texts(dataset: str, root: Path, version: str) -> Texts:

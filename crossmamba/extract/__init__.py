@@ -5,4 +5,5 @@ reading.py     one pass over a video, second by second             encoders.py  
 videos.py      one video to all its missing features               texts.py       questions and choices by CLIP
 store.py       files that appear whole or not at all               manifest.py    how a folder's files were made
 run.py         which items are whose, the report
+segments.py    tokens of EPIC-KITCHENS-100's segments                run_segments.py  every split by every encoder
 """

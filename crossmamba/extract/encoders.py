@@ -38,7 +38,7 @@ from crossmamba.extract.reading import Second, View, jpeg_bytes
 from crossmamba.extract.recipes import CLIP_FRAMES, INSTANT, Recipe
 from crossmamba.extract.transforms import Transform, small_transform
 
-__all__ = ["RANDOM", "Extractor", "Group", "pick_device"]
+__all__ = ["RANDOM", "Extractor", "Group", "digest", "pick_device"]
 
 RANDOM = "random"
 """In place of weights: none are loaded. For measuring time and disk space; the manifest says so."""
@@ -140,7 +140,7 @@ class Extractor:
         if source != RANDOM:
             load_encoder_weights(encoder, source)
         encoder.set_frozen(True)
-        about = {"source": source, "sha256": _digest(encoder)}
+        about = {"source": source, "sha256": digest(encoder)}
         return encoder.to(self.device), about
 
     def row_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -288,7 +288,7 @@ def _small_state(source: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{source}: {error}") from error
 
 
-def _digest(encoder: Encoder) -> str:
+def digest(encoder: Encoder) -> str:
     """SHA-256 of names, types, shapes and values of an encoder's tensors, whatever file they came from."""
     digest = hashlib.sha256()
     for name, value in sorted(encoder.state_dict().items()):

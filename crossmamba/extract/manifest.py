@@ -23,12 +23,15 @@ _FORMAT = 1
 _FREE = ("made", "crossmamba_version", "torch_version")  # may differ between two runs into one folder
 
 
-def describe(group: Group, recipe: Recipe, row: tuple[int, ...], settings: dict[str, Any]) -> dict[str, Any]:
+def describe(
+    group: Group, recipe: Recipe, row: tuple[int, ...], settings: dict[str, Any], dtype: str = "float32"
+) -> dict[str, Any]:
     """The manifest of a feature.
 
     Args:
         row: shape of one second's row; () for frames.
         settings: of the run, as far as they change the values.
+        dtype: of the files' numbers.
     """
     return {
         "format_version": _FORMAT,
@@ -38,7 +41,7 @@ def describe(group: Group, recipe: Recipe, row: tuple[int, ...], settings: dict[
         "weights": group.weights.get("source"),
         "weights_sha256": group.weights.get("sha256"),
         "row": list(row),
-        "dtype": "jpeg" if recipe.source == "frames" else "float32",
+        "dtype": "jpeg" if recipe.source == "frames" else dtype,
         "transform": group.transform.describe() if group.transform is not None else None,
         "rows": _rows(recipe),
         "settings": settings,
@@ -55,6 +58,7 @@ def _rows(recipe: Recipe) -> str:
         "frames": f"file t + 1: the picture on display at t + {INSTANT} s",
         "motion": f"row t: {CLIP_FRAMES} pictures evenly over [t, t + 1) s",
         "text": "one text a row",
+        "clip": "one token of the segment a row",
     }[recipe.source]
 
 

@@ -34,7 +34,7 @@ INSTANT = 0.5
 CLIP_FRAMES = 16
 """Pictures in a second of R(2+1)D."""
 
-Source = Literal["sound", "picture", "motion", "frames", "text"]
+Source = Literal["sound", "picture", "motion", "frames", "text", "clip"]
 Output = Literal["vector", "tokens", "grid", "words", "jpeg"]
 
 
@@ -45,7 +45,8 @@ class Recipe:
     Attributes:
         name: of the feature.
         folder: in the data set's root.
-        source: "sound", "picture" (one a second), "motion" (several a second), "frames" (JPEG files) or "text".
+        source: "sound", "picture" (one a second), "motion" (several a second), "frames" (JPEG files), "text", or "clip"
+            (the pictures of a segment, see `segments.py`).
         encoder: name in one of the encoders' registries; empty for frames.
         weights: name under which the encoder's weights are given. Both CLIP towers are in one file.
         output: which of the encoder's results is kept.

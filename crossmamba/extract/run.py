@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -21,8 +21,19 @@ from crossmamba.extract.recipes import Recipe, recipes_for
 from crossmamba.extract.texts import Texts, extract_texts
 from crossmamba.extract.videos import BAD, KEPT, MADE, Job, extract_video, extractor_of
 
-__all__ = ["VIDEO_SUFFIXES", "Report", "extract_features", "find_videos", "rank_and_world"]
+__all__ = [
+    "VIDEO_SUFFIXES",
+    "Report",
+    "clear_log",
+    "extract_features",
+    "find_videos",
+    "local_device",
+    "rank_and_world",
+    "read_log",
+    "run_items",
+]
 
+Item = TypeVar("Item")
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
@@ -31,12 +42,14 @@ class Report:
     """What became of this process's share.
 
     Attributes:
-        made, kept, bad: videos with something new; with all files there and whole already; with something missing.
+        made, kept, bad: videos (or segments) with something new; with all files there and whole already; with something
+            missing.
         texts_made, texts_kept: questions.
         troubles: what the log says, one object a line: `video`, `file`, `features`, `message`.
         notes: lines for the user.
         log: where the troubles are; None if there are none.
         rank, world: whose share it is.
+        items: what is counted.
     """
 
     made: int = 0
@@ -49,6 +62,7 @@ class Report:
     log: Path | None = None
     rank: int = 0
     world: int = 1
+    items: str = "videos"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -57,7 +71,7 @@ class Report:
     @property
     def text(self) -> str:
         """For people: the counts, then every trouble."""
-        lines = [f"{self.made} videos made, {self.kept} there already, {self.bad} bad"]
+        lines = [f"{self.made} {self.items} made, {self.kept} there already, {self.bad} bad"]
         if self.texts_made or self.texts_kept:
             lines[0] += f"; {self.texts_made} texts made, {self.texts_kept} there already"
         if self.world > 1:
@@ -156,7 +170,7 @@ def extract_features(
         features=tuple(recipe.name for recipe in recipes if recipe.of_videos),
         out=out,
         weights=_belonging(pairs, [recipe for recipe in recipes if recipe.of_videos]),
-        device=_local_device(device, world),
+        device=local_device(device, world),
         batch=batch,
         small_size=small_size,
         seconds=seconds,
@@ -211,7 +225,7 @@ def _belonging(pairs: Iterable[tuple[str, str]], recipes: Sequence[Recipe]) -> t
     return tuple(pair for pair in pairs if pair[0] in known)
 
 
-def _local_device(device: str, world: int) -> str:
+def local_device(device: str, world: int) -> str:
     """Under torchrun each process of a machine takes a GPU of its own."""
     if world == 1 or device not in ("cuda", "auto"):
         return device
@@ -234,25 +248,52 @@ def _claim(
 
 
 def _run_videos(job: Job, videos: list[Path], workers: int, progress: bool, report: Report) -> None:
-    try:
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-        job.log.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"{job.log}: cannot be written ({error})") from error
+    clear_log(job.log)
     if workers > 1 and len(videos) > 1:
         extractor_of.cache_clear()  # the encoders are the workers' now
+    run_items(partial(extract_video, job), videos, workers, progress, report, "video")
+    read_log(job.log, report)
+
+
+def run_items(
+    work: Callable[[Item], int], items: Sequence[Item], workers: int, progress: bool, report: Report, unit: str
+) -> None:
+    """Does `work` on every item, in so many processes, and adds what became of them to the report.
+
+    Args:
+        work: returns MADE, KEPT or BAD; see `run_chunks`.
+        unit: of the progress bar.
+    """
     counts = {MADE: 0, KEPT: 0, BAD: 0}
     with tqdm(
-        total=len(videos), desc="extracting", unit="video", file=sys.stderr, disable=None if progress else True
+        total=len(items), desc="extracting", unit=unit, file=sys.stderr, disable=None if progress else True
     ) as bar:
-        for outcome in run_chunks(partial(extract_video, job), videos, workers):
+        for outcome in run_chunks(work, items, workers):
             counts[outcome] += 1
             bar.set_postfix(bad=counts[BAD], refresh=False)
             bar.update()
-    report.made, report.kept, report.bad = counts[MADE], counts[KEPT], counts[BAD]
-    if job.log.is_file():
-        report.log = job.log
-        report.troubles = [json.loads(line) for line in job.log.read_text(encoding="utf-8").splitlines()]
+    report.made, report.kept = report.made + counts[MADE], report.kept + counts[KEPT]
+    report.bad += counts[BAD]
+
+
+def clear_log(log: Path) -> None:
+    """Removes the log of an earlier run and makes its folder.
+
+    Raises:
+        DataError: the disk refused.
+    """
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{log}: cannot be written ({error})") from error
+
+
+def read_log(log: Path, report: Report) -> None:
+    """Puts what the log says, sorted, into the report."""
+    if log.is_file():
+        report.log = log
+        report.troubles = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         report.troubles.sort(key=lambda trouble: (trouble["video"], trouble["message"]))
 
 

@@ -70,20 +70,21 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 class NpyWriter:
-    """Writes a float32 array of known shape row by row, so that its size in memory is that of a few rows.
+    """Writes an array of known shape row by row, so that its size in memory is that of a few rows.
 
     Args:
         path: of the `.npy`; its folder is made.
         shape: (rows, ...).
+        dtype: of the file: "float32", or "float16" for half the space.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
-        self.path, self.shape, self.rows = path, shape, 0
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: str = "float32") -> None:
+        self.path, self.shape, self.rows, self.dtype = path, shape, 0, dtype
         self._part = part_of(path)
         with _writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = self._part.open("wb")
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            header = {"descr": {"float32": "<f4", "float16": "<f2"}[dtype], "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(self._file, header)
 
     def write(self, rows: NDArray[np.float32]) -> None:
@@ -99,8 +100,12 @@ class NpyWriter:
                 f"{self.path}: the encoder gave values that are not finite near row {self.rows}: its weights are "
                 "damaged, or not this encoder's"
             )
+        with np.errstate(over="ignore"):
+            stored = rows.astype(self.dtype, copy=False)
+        if not np.isfinite(stored).all():
+            raise DataError(f"{self.path}: values up to {np.abs(rows).max():.3g} do not fit in float16: store float32")
         with _writing(self.path):
-            self._file.write(np.ascontiguousarray(rows).tobytes())
+            self._file.write(np.ascontiguousarray(stored).tobytes())
         self.rows += len(rows)
 
     def finish(self) -> None:
@@ -121,13 +126,13 @@ class NpyWriter:
         self._part.unlink(missing_ok=True)
 
 
-def write_npy(path: Path, values: NDArray[np.float32]) -> None:
-    """Writes a float32 array, atomically.
+def write_npy(path: Path, values: NDArray[np.float32], dtype: str = "float32") -> None:
+    """Writes a float32 array, atomically, as float32 or float16.
 
     Raises:
         DataError: as `NpyWriter`.
     """
-    writer = NpyWriter(path, values.shape)
+    writer = NpyWriter(path, values.shape, dtype)
     try:
         writer.write(values)
         writer.finish()
@@ -187,11 +192,11 @@ class FramesWriter:
         _remove(self._part)
 
 
-def valid_npy(path: Path, shape: tuple[int, ...]) -> bool:
-    """Whether a file holds a float32 array of this shape, to its last byte. Its values are not read."""
+def valid_npy(path: Path, shape: tuple[int, ...], dtype: str = "float32") -> bool:
+    """Whether a file holds an array of this shape and type, to its last byte. Its values are not read."""
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(values, np.memmap) or values.dtype != np.float32 or values.shape != shape:
+        if not isinstance(values, np.memmap) or values.dtype != dtype or values.shape != shape:
             return False
         return path.stat().st_size == values.offset + values.nbytes
     except (OSError, ValueError, EOFError, SyntaxError):
