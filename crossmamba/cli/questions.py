@@ -40,7 +40,8 @@ continues where it was, and asks nothing twice. A row whose answer fails gets a 
 the exit code is 3, the file is written, and the command with --overwrite asks for those rows again."""
 _CHECK = """Looks for words of the answers in the questions, as written and as masked, and measures how well the words
 of the questions alone, without video, tell the classes: a linear model learns it from --train and --train-annotations,
-otherwise from four fifths of the rows, five times. Exit code 3: a masked question names an answer, or a row has none."""
+otherwise from four fifths of the rows, five times. Exit code 3: a masked question names an answer, a row has no
+question, or the questions of a generic file differ."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -198,6 +199,8 @@ def _backend(args: argparse.Namespace, masker: Masker, out: Path) -> ChatBackend
             temperature=args.temperature,
             max_tokens=args.max_tokens,
         )
+        if args.key_env and not chat.private:
+            print(f"crossmamba: the key goes to {args.url} unencrypted", file=sys.stderr)
     else:
         from crossmamba.questions.local_chat import LocalChat
 

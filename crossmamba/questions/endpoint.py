@@ -45,6 +45,11 @@ class Endpoint:
         through = self._proxy is not None and not self._tls
         self.target = f"http://{self._place}{self._path}" if through else self._path
 
+    @property
+    def private(self) -> bool:
+        """Whether nobody on the way can read what is sent: TLS, or this machine."""
+        return self._tls or (self._proxy is None and self._host in ("localhost", "127.0.0.1", "::1"))
+
     def __str__(self) -> str:
         return f"{'https' if self._tls else 'http'}://{self._place}{self._path}"
 

@@ -89,6 +89,11 @@ class HttpChat:
         self._stop = threading.Event()
         self._open: set[_Call] = set()
 
+    @property
+    def private(self) -> bool:
+        """Whether nobody on the way can read what is sent: TLS, or this machine."""
+        return self._endpoint.private
+
     def complete(self, messages: list[dict[str, str]], *, json_object: bool) -> Reply:
         """The answer to the messages. Raises ChatError."""
         reason = ""

@@ -15,7 +15,7 @@ from crossmamba.questions.tokens import words_of
 __all__ = ["guess_from_words"]
 
 _BATCH = 512  # different texts in one step
-_STEPS = (300, 2000)  # at least, at most
+_STEPS = (150, 2000)  # at least, at most
 _PASSES = 20  # over the different texts, between those bounds
 _RATE, _DECAY = 0.05, 1e-4
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +16,7 @@ import pytest
 from crossmamba.cli import main
 from crossmamba.data.epic.annotations import COLUMNS
 from crossmamba.data.epic.classes import ClassTable
-from tests.questions.fake_endpoint import endpoint
+from tests.questions.fake_endpoint import Handler, endpoint
 from tests.questions.toy import NOUNS, ROWS, VERBS
 
 
@@ -117,6 +122,33 @@ def test_an_endpoint_that_never_answers(root: Path, capsys: pytest.CaptureFixtur
     lines = [json.loads(line) for line in (root / "q.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["source"] for line in lines] == ["template_fallback"] * 5
     assert check(root) == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_command_goes_on_where_it_was(root: Path, how: signal.Signals) -> None:
+    def behave(handler: Handler, number: int, body: dict) -> None:
+        if number < 4 or patient.is_set():
+            handler.good(body)
+        else:
+            handler.stall()
+
+    patient = threading.Event()
+    options = ("--source", "oracle", "--writer", "endpoint", "--model", "m", "--concurrency", "1")
+    files = ("--annotations", str(root / "train.csv"), "--out", str(root / "q.jsonl"))
+    with endpoint(behave) as server:
+        command = [sys.executable, "-m", "crossmamba", "questions", "make", *files, *options, "--url", server.url]
+        stopped = subprocess.Popen(command, stderr=subprocess.PIPE)
+        while len(server.seen) < 5 and stopped.poll() is None:
+            time.sleep(0.02)
+        start = time.monotonic()
+        stopped.send_signal(how)
+        stopped.communicate(timeout=30)
+        assert time.monotonic() - start < 10  # though a request would wait 60 s
+        assert stopped.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
+        assert not (root / "q.jsonl").exists()
+        patient.set()
+        assert make(root, *options, "--url", server.url) == 0
+        assert len(server.seen) == 5 + 4  # two of four prompts were kept
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -94,9 +95,13 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def endpoint(behave: Callable[[Handler, int, dict[str, Any]], None]) -> Iterator[Server]:
+def endpoint(
+    behave: Callable[[Handler, int, dict[str, Any]], None], tls: ssl.SSLContext | None = None
+) -> Iterator[Server]:
     """A running server."""
     server = Server(behave)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import email.utils
 import http.server
+import shutil
+import ssl
+import subprocess
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -232,6 +236,51 @@ def test_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     thread.join(5)
     server.server_close()
     assert asked == [("http://models.invalid:81/api/chat/completions", "Basic bWU6d29yZA==")]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Key and certificate of 127.0.0.1 in one file."""
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("needs openssl to make a certificate")
+    folder = tmp_path_factory.mktemp("tls")
+    files = ["-keyout", str(folder / "key"), "-out", str(folder / "cert")]
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made = subprocess.run(
+        [program, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *files, *names], capture_output=True
+    )
+    if made.returncode:
+        pytest.skip("this openssl makes no certificate")
+    (folder / "both").write_bytes((folder / "key").read_bytes() + (folder / "cert").read_bytes())
+    return folder / "both"
+
+
+def test_tls(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def behave(handler: Handler, number: int, body: dict) -> None:
+        if number == 0:
+            handler.good(body)
+        else:
+            handler.stall()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with endpoint(behave, context) as server:
+        url = server.url.replace("http:", "https:")
+        with pytest.raises(ChatError, match="certificate"):  # unknown to this machine
+            chat(url, retries=0).complete(MESSAGES, json_object=False)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        client = chat(url, timeout=0.5, retries=0)
+        assert client.private
+        assert client.complete(MESSAGES, json_object=False).text == SENTENCE
+        with pytest.raises(ChatError, match=r"within 0\.5 s"):
+            client.complete(MESSAGES, json_object=False)
+    assert len(server.seen) == 2
+
+
+def test_who_can_read_along() -> None:
+    assert chat("http://127.0.0.1:1").private
+    assert not chat("http://models.invalid").private
 
 
 @pytest.mark.parametrize(
