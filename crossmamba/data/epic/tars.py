@@ -20,6 +20,7 @@ from crossmamba.errors import DataError
 __all__ = ["TarFrames"]
 
 _MEMBER = re.compile(r"(?:.*/)?frame_(\d{10})\.jpg")
+_BLOCK = 512  # bytes; members start at multiples
 _MAX_PICTURE = 2**26  # bytes of one jpeg
 
 
@@ -57,10 +58,12 @@ class TarFrames:
     def _scan(self, size: int) -> NDArray[np.int64]:
         """(number, offset, size) of every picture, sorted by number."""
         found: list[tuple[int, int, int]] = []
+        end = 0
         try:
             with tarfile.open(self.path, "r:") as archive:
                 while (member := archive.next()) is not None:
                     archive.members = []  # type: ignore[attr-defined]  # it keeps every header otherwise
+                    end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
                     match = _MEMBER.fullmatch(member.name)
                     if match is None or not member.isreg():
                         continue
@@ -71,6 +74,8 @@ class TarFrames:
             if isinstance(error, DataError):
                 raise
             raise DataError(f"{self.path}: cannot be read as an uncompressed tar ({error})") from error
+        if not self._ends_at(end):
+            raise DataError(f"{self.path}: cut short: no end mark after {len(found)} pictures; copy it again")
         if not found:
             raise DataError(f"{self.path}: the tar has no picture named frame_0000000001.jpg or alike")
         table = np.array(sorted(found), dtype=np.int64)
@@ -78,6 +83,12 @@ class TarFrames:
         if len(twice):
             raise DataError(f"{self.path}: picture {table[int(twice[0]), 0]} is in the tar more than once")
         return table
+
+    def _ends_at(self, place: int) -> bool:
+        """Whether an end mark is there: where a cut falls into a header, tarfile stops without a word."""
+        with self.path.open("rb") as file:
+            file.seek(place)
+            return file.read(_BLOCK) == bytes(_BLOCK)
 
     def _kept(self, path: Path, size: int) -> NDArray[np.int64] | None:
         """The places of an earlier run; None where the file is of no use."""
