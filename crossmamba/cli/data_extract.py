@@ -98,7 +98,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
-EPIC_OPTIONS = ("task", "split", "media", "layout", "sampling", "frames", "image_size", "half")
+EPIC_OPTIONS = ("task", "split", "media", "layout", "sampling", "frames", "image_size", "activation", "half")
 """Arguments that only epic100 has."""
 OTHER_OPTIONS = ("tokenizer", "seconds", "max_seconds", "silence_missing")
 """Arguments that it has not."""
@@ -116,6 +116,11 @@ def _configure_epic(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--frames", type=int, metavar="T", help="pictures of a segment (default: the encoder's, 16)")
     group.add_argument("--image-size", type=int, metavar="PIXELS", help="default: the encoder's, 224 (small_video 64)")
+    group.add_argument(
+        "--activation",
+        choices=("gelu", "quick_gelu"),
+        help="of avion (default gelu: what its code computes, though its scripts ask for the other) and lavila",
+    )
     group.add_argument("--half", action="store_true", default=None, help="store float16")
 
 
@@ -155,6 +160,7 @@ def _epic(args: argparse.Namespace, weights: dict[str, str]) -> Report:
         mode=args.sampling or "dense",
         frames=args.frames,
         image=args.image_size,
+        activation=args.activation,
         device=args.device,
         dtype="float16" if args.half else "float32",
         workers=args.workers,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -22,6 +23,15 @@ from crossmamba.errors import CheckpointError
 __all__ = ["load_encoder_weights", "read_state_dict"]
 
 _HUB = "hf://"
+_SCALAR = np.float64(0).__reduce__()[0]
+# Research code keeps its command line beside the weights, as argparse.Namespace, and its best score as a NumPy number:
+# values whose making runs nothing. What a Namespace holds is checked like the rest.
+_PLAIN: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *((_SCALAR, f"numpy.{module}.multiarray.scalar") for module in ("core", "_core")),  # NumPy 1 and 2
+    *(type(np.dtype(name)) for name in ("float64", "float32", "int64")),
+]
 _FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -88,9 +98,7 @@ def _in_folder(folder: Path) -> Path:
 
 def _read_torch_file(path: Path) -> Any:
     try:
-        # Research code keeps its command line beside the weights, as argparse.Namespace: a bag of values, whose making
-        # runs nothing. What it holds is checked like the rest.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(_PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))

@@ -31,6 +31,7 @@ def extract_segments(
     mode: str = "dense",
     frames: int | None = None,
     image: int | None = None,
+    activation: str | None = None,
     device: str = "cpu",
     dtype: str = "float32",
     workers: int = 1,
@@ -46,7 +47,7 @@ def extract_segments(
         root: the data set's folder. out: folder in which the feature folders are; None is `root`.
         weights: encoder -> file, folder, run folder, `hf://...`, or "random".
         splits: of "train", "validation", "test"; none for those whose annotation file is there.
-        media, layout, task, mode, frames, image, device, dtype: see `segments.SegmentJob`.
+        media, layout, task, mode, frames, image, activation, device, dtype: see `segments.SegmentJob`.
         workers: processes on this machine, each with its own encoder.
         overwrite: delete what the asked features' folders hold first; only without torchrun.
         progress: show a bar on standard error.
@@ -82,6 +83,7 @@ def extract_segments(
                 mode=mode,
                 frames=frames,
                 image=image,
+                activation=activation,
                 device=local_device(device, world),
                 dtype=dtype,
                 log=log,

@@ -79,6 +79,7 @@ class SegmentJob:
         task: "recognition" or "anticipation". mode: "dense" or "uniform", of recognition.
         frames: T; None: as many as the encoder takes, else 16.
         image: side of the pictures in pixels; None: the encoder's.
+        activation: "gelu" or "quick_gelu" of AVION and LaViLa; None: the encoder's default.
         device: see `pick_device`. dtype: "float32" or "float16".
         log: file of the bad segments, a line of JSON each.
         threads: of torch in each process; None for torch's own choice.
@@ -95,6 +96,7 @@ class SegmentJob:
     mode: str = "dense"
     frames: int | None = None
     image: int | None = None
+    activation: str | None = None
     device: str = "cpu"
     dtype: str = "float32"
     log: Path = Path("extract-bad.jsonl")
@@ -163,6 +165,10 @@ def _load(job: SegmentJob) -> tuple[VideoEncoder, dict[str, str]]:
     if (Path(source) / "model" / "model.safetensors").is_file():  # a training run
         source = str(Path(source) / "model")
     options = {} if source == RANDOM else _options_of(job.feature, source)
+    if job.activation is not None:
+        if not job.feature.startswith(("avion", "lavila")) or job.activation not in ("gelu", "quick_gelu"):
+            raise UsageError(f"activation is {job.activation!r}: it is gelu or quick_gelu, of avion and lavila alone")
+        options |= {"quick_gelu": job.activation == "quick_gelu"}
     if job.feature != "small_video":  # which takes any number of frames of any size
         options |= {"image": job.image} if job.image is not None else {}
         options |= {"frames": job.frames} if job.frames is not None else {}
@@ -198,6 +204,7 @@ def describe_segments(job: SegmentJob, made: Opened) -> tuple[Group, Recipe, tup
         "mode": job.mode if job.task == "recognition" else None,
         "frames": made.frames,
         "image": made.image,
+        "activation": job.activation,
         "mean": list(encoder.mean),
         "deviation": list(encoder.deviation),
         "grid": list(example.grid),

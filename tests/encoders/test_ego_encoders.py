@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import re
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from published_layouts import State, random_state
@@ -153,6 +156,22 @@ def test_the_tower_of_a_mambavl_checkpoint_loads(tmp_path: Path) -> None:
     encoder = AvionEncoder(TINY, **OPTIONS)
     load_encoder_weights(encoder, tmp_path / "m.pyth")
     assert torch.equal(encoder.class_embedding, state["module.visual.class_embedding"])
+
+
+@pytest.mark.parametrize("module", [b"core", b"_core"])
+def test_a_best_score_may_be_a_numpy_number(tmp_path: Path, module: bytes) -> None:
+    """As NumPy 1 and NumPy 2 write it."""
+    state = random_state(avion_shapes(*NUMBERS, fast_conv=True, flash=True))
+    torch.save({"state_dict": state, "best_acc1": np.float64(30.1)}, tmp_path / "x.pt")
+    with zipfile.ZipFile(tmp_path / "x.pt") as there, zipfile.ZipFile(tmp_path / "y.pt", "w") as made:
+        for name in there.namelist():
+            content = there.read(name)
+            if name.endswith("data.pkl"):
+                assert content.count(b"cnumpy._core.multiarray\n") + content.count(b"cnumpy.core.multiarray\n") == 1
+                content = re.sub(rb"cnumpy\._?core\.", b"cnumpy." + module + b".", content)
+            made.writestr(name, content)
+    encoder = AvionEncoder(TINY, **OPTIONS)
+    assert load_encoder_weights(encoder, tmp_path / "y.pt") == len(encoder.state_dict())
 
 
 def test_a_command_line_may_hold_plain_values_only(tmp_path: Path) -> None:

@@ -167,6 +167,8 @@ def test_wrong_calls(tmp_path: Path, kitchen: Path, weights: dict[str, str]) -> 
         extract_segments(["small_video"], kitchen, tmp_path, weights={})
     with pytest.raises(UsageError, match="weights for clip_b"):
         extract_segments(["small_video"], kitchen, tmp_path, weights=weights | {"clip_b": "x"})
+    with pytest.raises(UsageError, match="of avion and lavila alone"):
+        extract_segments(["small_video"], kitchen, tmp_path, weights=weights, activation="gelu")
     save_file({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match="not weights of the small video encoder"):
         extract_segments(["small_video"], kitchen, tmp_path, weights={"small_video": str(tmp_path / "x.safetensors")})
@@ -182,7 +184,10 @@ def test_every_encoder_opens_with_its_own_size(kitchen: Path, monkeypatch: pytes
     with torch.device("meta"):
         made = opened(SegmentJob("vivit_b", Path("x"), "random", kitchen))
         assert (made.frames, made.image, made.shape) == (32, 224, (3137, 768))
+        made = opened(SegmentJob("avion_b", Path("x"), "random", kitchen, activation="quick_gelu"))
+        assert made.encoder.blocks[0].mlp.quick_gelu
         made = opened(SegmentJob("avion_b", Path("x"), "random", kitchen, frames=8, mode="uniform"))
     assert (made.dataset.frames, made.shape) == (8, (1 + 8 * 196, 768))
+    assert not made.encoder.blocks[0].mlp.quick_gelu
     assert made.dataset.transform.mean == pytest.approx((108.327 / 255, 116.746 / 255, 104.094 / 255), abs=1e-4)
     opened.cache_clear()
