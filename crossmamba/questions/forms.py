@@ -2,7 +2,8 @@
 
 Source: spec §2.2 (what the released masking misses) and §2.4. Rules:
 
-* a verb `x-y` is "x y", "x-y" and "x ... y" with up to three words between; x has all its inflections;
+* a verb `x-y` is "x y", "x-y" and "x ... y" with up to three words between; x has all its inflections; where x alone
+  means the same class, x is enough;
 * a noun `a:b:c` is "b c a", "a b c", with or without blanks or hyphens between ("lunchbox"), "a of (the) b", and
   where the word is a row's own or its class's name also its head "a"; every word may be singular or plural;
 * words are whole words, in capitals or not; `<mask>` is never part of a form.
@@ -152,8 +153,8 @@ def forms_of(kind: str, words: Iterable[str], named: Iterable[str] = ()) -> Form
     Args:
         kind: "verb" or "noun".
         words: instances of a class, such as "turn-on" or "box:lunch".
-        named: the class's name and the row's own words: of these also a noun's head, and "x ... y" even where x alone
-            is an instance.
+        named: the class's name and the row's own words: of these also a noun's head, and "x y" even where x alone is
+            an instance.
     """
     named = {word.strip().lower() for word in named if word and word.strip()}
     every = {word.strip().lower() for word in words if word and word.strip()} | named
@@ -164,11 +165,13 @@ def forms_of(kind: str, words: Iterable[str], named: Iterable[str] = ()) -> Form
         if not parts:
             continue
         if kind == "verb":
-            whole.append(r"[\s\-]+".join([_any(verb_inflections(parts[0])), *map(re.escape, parts[1:])]))
+            first, rest = _any(verb_inflections(parts[0])), r"[\s\-]+".join(map(re.escape, parts[1:]))
             # Where x alone is of the class, hiding x hides the answer; hiding every later "in" would only hurt.
-            if len(parts) > 1 and (word in named or parts[0] not in every):
-                rest = r"[\s\-]+".join(map(re.escape, parts[1:]))
-                parted.append(f"{_START}({_any(verb_inflections(parts[0]))}){_BETWEEN}({rest}){_STOP}")
+            if not rest:
+                whole.append(first)
+            elif word in named or parts[0] not in every:
+                whole.append(rf"{first}[\s\-]+{rest}")
+                parted.append(f"{_START}({first}){_BETWEEN}({rest}){_STOP}")
         else:
             whole += _noun_patterns([_any(noun_variants(part)) for part in parts], word in named)
     return Form(whole, parted)

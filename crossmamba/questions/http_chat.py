@@ -244,7 +244,7 @@ class _Call:
                 raise http.client.IncompleteRead(content, response.length)
             if self._expired:
                 raise TimeoutError
-            return response.status, response.headers, content
+            return response.status, dict(response.headers.items()), content
         except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
             # A socket that the clock shuts can end in any of these.
             if self._expired or isinstance(error, TimeoutError):
@@ -289,7 +289,7 @@ def _reply(content: bytes) -> Reply:
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that the server asks to wait: a number, or a date."""
-    value = (headers.get("Retry-After") or "").strip()
+    value = next((text for name, text in headers.items() if name.lower() == "retry-after"), "").strip()
     try:
         seconds = float(value)
     except ValueError:

@@ -85,7 +85,7 @@ class LocalChat:
             except (RuntimeError, IndexError) as error:
                 raise ChatError(f"{self.model} failed: {error}") from error
         new = made[0, ids.shape[1] :]
-        return Reply(self._tokenizer.decode(new, skip_special_tokens=True), int(ids.shape[1]), len(new))
+        return Reply(str(self._tokenizer.decode(new, skip_special_tokens=True)), int(ids.shape[1]), len(new))
 
     def close(self) -> None:
         """The answer under way is finished, no other is begun."""

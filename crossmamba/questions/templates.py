@@ -92,7 +92,7 @@ def template_pair(
         category = _category(table, number) if hint == "category" else ""
         own = masker.verb_form(answers) if slot == "verb" else masker.noun_forms(answers)[0]
         if category and not spans_of(category, own):
-            texts = HINTED[place]
+            texts: tuple[str, ...] = HINTED[place]
         else:
             texts = PLAIN[place]
         text = texts[chosen(narration_id, seed, slot, len(texts))]

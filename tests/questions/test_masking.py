@@ -57,7 +57,7 @@ def test_verbs(text: str, masked: str) -> None:
 def test_both_answers_go_from_both_questions() -> None:
     verb, noun = MASKER.mask("Why take the box?", "Which box is being taken from there?", BOX)
     assert verb == "Why <mask> the <mask>?"
-    assert noun == "Which <mask> is being <mask> there?"
+    assert noun == "Which <mask> is being <mask> from there?"
 
 
 def test_other_nouns_of_the_narration_are_hidden_with_their_synonyms() -> None:
