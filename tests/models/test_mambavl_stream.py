@@ -63,7 +63,7 @@ def test_frames_as_stored_tokens(fusion):
     same(out, model(tokens, *asked))
 
 
-@pytest.mark.parametrize("fusion", ["shared_a", "concat"])
+@pytest.mark.parametrize("fusion", ["shared_a", "concat", "mlp"])
 @torch.no_grad()
 def test_one_question_or_none_and_starting_again(fusion):
     model, frames, (verb, noun) = small(fusion), clip(), questions(fusion)
@@ -126,14 +126,14 @@ def test_the_frame_may_be_written_over():
 
 
 def test_what_cannot_stream_says_why():
-    for fusion in ("mlp", "transformer_6x4", "cm_mamba"):
+    for fusion in ("transformer_6x4", "cm_mamba"):
         with pytest.raises(UsageError, match="needs the whole clip"):
             MambaVLStream(small(fusion))
     with pytest.raises(UsageError, match=r"call model.eval\(\)"):
         MambaVLStream(small("none").train())
     with pytest.raises(UsageError, match="space_major order"):
         MambaVLStream(small("none", video_args={"width": 16, "stem_width": 8, "order": "space_major"}))
-    with pytest.raises(UsageError, match="by is 'step' or 'scan'"):
+    with pytest.raises(UsageError, match="by is 'step', 'scan' or None"):
         MambaVLStream(small("none"), by="jump")
     stream = MambaVLStream(small("none", video="features", video_args=None))
     with pytest.raises(UsageError, match="without encoder cannot encode a single frame"):
@@ -144,7 +144,8 @@ def test_what_cannot_stream_says_why():
     stream.start(*questions("shared_a", batch=3))
     with pytest.raises(UsageError, match="2 streams, but questions for 3"):
         stream.step(clip()[:, :, 0])
-    stream = MambaVLStream(small("concat"))
-    stream.start(*questions("concat", batch=3))
-    with pytest.raises(UsageError, match="2 streams, but the stream was started for 3"):
-        stream.step(clip()[:, :, 0])
+    for fusion in ("concat", "mlp"):
+        stream = MambaVLStream(small(fusion))
+        stream.start(*questions(fusion, batch=3))
+        with pytest.raises(UsageError, match="2 streams, but the stream was started for 3"):
+            stream.step(clip()[:, :, 0])
