@@ -82,7 +82,7 @@ class LeakReport:
             f"{self.rows} rows: {makers}; {self.texts[0]} different verb questions, {self.texts[1]} noun questions",
         ]
         if self.question_source != "generic":
-            names = {"own": "its own answer", "own_maybe": "perhaps its own answer", "other": "the other answer"}
+            names = {"own": "their own answer", "own_maybe": "perhaps their own answer", "other": "the other answer"}
             for flag, count in sorted(self.written.items()):
                 slot, kind = flag.split(":")
                 lines.append(f"as written, {count} {slot} questions name {names[kind]}")

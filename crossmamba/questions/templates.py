@@ -5,7 +5,7 @@ template alone gives nothing away. What the questions can tell about an answer i
 "cutlery"), and only where `hint="category"`. With true labels that is much: the category alone, with no video, gives
 72.5 % of the verbs and 36.2 % of the nouns of the validation rows, where guessing the commonest class gives 20.0 and
 3.9. (Of these questions, which never name a category that is a word of the answer, `crossmamba questions check` reads
-52.8 and 37.7 %; without hints 19.9 and 4.1.) So it belongs to the question source "oracle", or to "predicted", where
+52.8 and 37.9 %; without hints 19.9 and 4.1.) So it belongs to the question source "oracle", or to "predicted", where
 the category is that of a model's guess.
 """
 
