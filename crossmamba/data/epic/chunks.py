@@ -98,10 +98,12 @@ class Chunks(Pictures):
             raise DataError(f"{error} ({of_row(row)})") from error
 
     def rate(self, row: EpicRow) -> float:
+        """See `Pictures.rate`."""
         picture = probe(next(iter(self.parts(row).files.values()))).picture
         return float((picture.fps if picture else None) or 30)
 
     def read(self, row: EpicRow, times: Sequence[float]) -> Pixels:
+        """See `Pictures.read`; times may be of several parts."""
         parts = self.parts(row)
         pictures: list[NDArray[np.uint8]] = []
         while len(pictures) < len(times):
@@ -152,6 +154,7 @@ class Chunks(Pictures):
         return parts.end() - last >= parts.seconds - 0.5
 
     def missing(self, rows: Iterable[EpicRow]) -> list[str]:
+        """See `Pictures.missing`: folders."""
         folders = {row.video_id: self.folder(row) for row in rows}
         return [str(folder) for folder in folders.values() if not folder.is_dir()]
 

@@ -97,6 +97,7 @@ class FrameFolders(Pictures):
         self._last: dict[str, int] = {}  # number of a video's last picture
 
     def rate(self, row: EpicRow) -> float:
+        """See `Pictures.rate`."""
         return frame_rate(row.video_id)
 
     def folder(self, row: EpicRow) -> Path:
@@ -118,6 +119,7 @@ class FrameFolders(Pictures):
         return self._tars[row.video_id]
 
     def read(self, row: EpicRow, times: Sequence[float]) -> Pixels:
+        """See `Pictures.read`."""
         rate = frame_rate(row.video_id)
         return self.read_numbers(row, [max(1, int(np.floor(time * rate))) for time in times])
 
@@ -175,6 +177,7 @@ class FrameFolders(Pictures):
         return np.array(sorted(found), dtype=np.int64)
 
     def missing(self, rows: Iterable[EpicRow]) -> list[str]:
+        """See `Pictures.missing`."""
         wanted = {row.video_id: row for row in rows}
         return [
             str(self.folder(row)) for row in wanted.values() if not self.folder(row).is_dir() and not self._has_tar(row)
@@ -200,9 +203,11 @@ class RawVideos(Pictures):
         return _find_video(self.root, row.participant_id, row.video_id)
 
     def rate(self, row: EpicRow) -> float:
+        """See `Pictures.rate`."""
         return _rate(self.path(row))
 
     def read(self, row: EpicRow, times: Sequence[float]) -> Pixels:
+        """See `Pictures.read`."""
         path = self.path(row)
         try:
             pictures, _ = pictures_at(path, times, short_side=self.short_side)
@@ -213,6 +218,7 @@ class RawVideos(Pictures):
         return pictures
 
     def missing(self, rows: Iterable[EpicRow]) -> list[str]:
+        """See `Pictures.missing`."""
         paths = {row.video_id: self.path(row) for row in rows}
         return [str(path) for path in paths.values() if not path.is_file()]
 
@@ -231,9 +237,11 @@ class Clips(Pictures):
         return found[0] if found else join_under(folder, names[0])
 
     def rate(self, row: EpicRow) -> float:
+        """See `Pictures.rate`."""
         return _rate(self.path(row))
 
     def read(self, row: EpicRow, times: Sequence[float]) -> Pixels:
+        """See `Pictures.read`."""
         if len(times) and times[0] < row.start_timestamp - 1e-6:
             raise UsageError(
                 f"{of_row(row)}: {times[0]:.2f} s is before the segment, and clips that were cut before hold nothing "
@@ -249,6 +257,7 @@ class Clips(Pictures):
         return pictures
 
     def missing(self, rows: Iterable[EpicRow]) -> list[str]:
+        """See `Pictures.missing`."""
         return [str(path) for path in map(self.path, rows) if not path.is_file()]
 
 
