@@ -7,6 +7,8 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from crossmamba.data.epic.annotations import seconds_of
+from crossmamba.data.epic.frames import frame_number
 from crossmamba.data.synth.kitchen.classes import NOUNS, VERBS, Noun, Verb
 from crossmamba.data.synth.kitchen.plan import Video
 
@@ -56,8 +58,8 @@ def _row(video: Video, k: int) -> Row:
         "narration_timestamp": "" if segment.narrated is None else stamp(segment.narrated, 3),
         "start_timestamp": stamp(start, 2),
         "stop_timestamp": stamp(stop, 2),
-        "start_frame": max(1, start * video.rate // 100),
-        "stop_frame": stop * video.rate // 100,
+        "start_frame": max(1, frame_number(seconds_of(stamp(start, 2)), video.rate)),
+        "stop_frame": frame_number(seconds_of(stamp(stop, 2)), video.rate),
         "narration": segment.narration,
         "verb": segment.verb,
         "verb_class": segment.step.action.verb,
