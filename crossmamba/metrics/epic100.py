@@ -39,6 +39,7 @@ from crossmamba.metrics.epic100_actions import (
     closed_action_scores,
     log_softmax,
     marginalise,
+    mean_of_views,
     top_classes,
 )
 
@@ -56,6 +57,7 @@ __all__ = [
     "log_softmax",
     "marginalise",
     "mean_class_recall",
+    "mean_of_views",
     "mt5r_closed3806",
     "mt5r_joint_hit",
     "mt5r_official",

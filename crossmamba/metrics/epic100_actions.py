@@ -30,6 +30,7 @@ __all__ = [
     "closed_action_scores",
     "log_softmax",
     "marginalise",
+    "mean_of_views",
     "top_classes",
 ]
 
@@ -125,6 +126,29 @@ def log_softmax(scores: Scores) -> Scores:
     """log softmax of every row, (N, C); also log-probabilities that do not quite add up become exact."""
     shifted = scores - scores.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def mean_of_views(scores: ArrayLike, views: int) -> Scores:
+    """Logits of several views of each segment to log-probabilities: the logarithm of the mean softmax.
+
+    (MambaVL's code adds up softmaxes, which orders alike but is no input for an action score.)
+
+    Args:
+        scores: (N x views, C); the views of a segment follow each other.
+        views: of each segment.
+
+    Returns:
+        float64 (N, C).
+
+    Raises:
+        UsageError: as `check_scores`, or rows that are no multiple of `views`.
+    """
+    single = log_softmax(check_scores(scores, "view"))
+    if views < 1 or len(single) % views:
+        raise UsageError(f"{len(single)} rows of scores are no multiple of {views} views")
+    grouped = single.reshape(-1, views, single.shape[1])
+    top = grouped.max(axis=1)
+    return top + np.log(np.exp(grouped - top[:, None]).mean(axis=1))
 
 
 def top_classes(scores: Scores, count: int) -> NDArray[np.int64]:

@@ -19,6 +19,7 @@ from crossmamba.metrics.epic100 import (
     log_softmax,
     marginalise,
     mean_class_recall,
+    mean_of_views,
     mt5r_closed3806,
     mt5r_joint_hit,
     mt5r_official,
@@ -229,6 +230,15 @@ def test_marginals_of_a_joint_head() -> None:
     assert np.isfinite(verb).all()
     with pytest.raises(UsageError, match=r"action \(2, 1\) is beyond the 2 verbs"):
         marginalise(np.log([[0.5, 0.25, 0.25]]), actions, 2, 3)
+
+
+def test_views_are_averaged_as_probabilities(scores: tuple[np.ndarray, np.ndarray]) -> None:
+    merged = mean_of_views(scores[0], 4)
+    wanted = np.exp(log_softmax(scores[0])).reshape(10, 4, 97).mean(axis=1)
+    np.testing.assert_allclose(np.exp(merged), wanted, rtol=1e-12)
+    np.testing.assert_allclose(mean_of_views(scores[0] - 2000, 1), log_softmax(scores[0]), atol=1e-9)
+    with pytest.raises(UsageError, match="no multiple of 3 views"):
+        mean_of_views(scores[0], 3)
 
 
 def test_closed_scores_choose_from_the_list_only(scores: tuple[np.ndarray, np.ndarray]) -> None:

@@ -1,7 +1,7 @@
 """From pictures of any size to the square that a video model takes (spec §3.4).
 
-Training: the shorter side is scaled to a random length (jitter), a random square is cut, and mirrored or not; one draw
-for the whole clip. Evaluation: scaled to the side, the middle square.
+Training: the shorter side is scaled to a random length (jitter), a random square is cut, and mirrored or not, and
+RandAugment may come before; one draw for the whole clip. Evaluation: scaled to the side, the middle square.
 
 Values are normalised as (x / 255 - mean) / std. `AVION_MEAN` is what LaViLa and AVION were trained with, on RGB; its
 first number looks odd and is theirs. Giving such weights BGR pictures cost another project four points.
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crossmamba.data.epic.randaug import RandAugment
 from crossmamba.errors import UsageError
 
 __all__ = ["AVION_MEAN", "AVION_STD", "HALF", "ClipTransform"]
@@ -38,6 +39,7 @@ class ClipTransform:
             224).
         mirror: probability of a left-right flip in training. Words such as "left" are not in the classes.
         mean, std: of pictures in [0, 1], RGB.
+        randaug: random picture operations in training, before the crop; None for none.
     """
 
     size: int = 224
@@ -45,6 +47,7 @@ class ClipTransform:
     mirror: float = 0.5
     mean: Sequence[float] = HALF
     std: Sequence[float] = HALF
+    randaug: RandAugment | None = None
 
     def __post_init__(self) -> None:
         low, high = self.sides
@@ -78,6 +81,8 @@ class ClipTransform:
         shapes = {picture.shape for picture in pictures}
         if len(shapes) != 1:
             raise UsageError(f"pictures of {len(shapes)} sizes in one clip: {sorted(shapes)[:3]}")
+        if rng is not None and self.randaug is not None:
+            pictures = self.randaug(pictures, rng)
         clip = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()  # (T, 3, H, W)
         side = self.size if rng is None else int(rng.integers(self.sides[0], self.sides[1] + 1))
         clip = _scaled(clip, side)

@@ -14,6 +14,7 @@ from torch import Tensor
 from crossmamba.data.epic.annotations import read_rows
 from crossmamba.data.epic.crops import AVION_MEAN, AVION_STD, ClipTransform
 from crossmamba.data.epic.dataset import EpicDataset, read_question_texts
+from crossmamba.data.epic.randaug import OPERATIONS, RandAugment
 from crossmamba.errors import DataError, UsageError
 from tests.data.epic.epic_toy import (
     FPS,
@@ -236,3 +237,49 @@ def test_the_transform() -> None:
     for options in ({"jitter": (10, 30)}, {"mirror": 2.0}, {"std": (1.0, 1.0, 0.0)}):
         with pytest.raises(UsageError):
             ClipTransform(size=20, **options)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_changes_pictures_and_grows_with_strength(name: str) -> None:
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    soft = np.kron(random.integers(40, 216, (4, 6, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    image = Image.fromarray(soft)
+    signed, operation = OPERATIONS[name]
+    strong, weak = (np.asarray(operation(image, s), dtype=float) for s in (0.8, 0.1))
+    assert strong.shape == soft.shape
+    assert np.abs(strong - soft).mean() >= np.abs(weak - soft).mean()
+    assert np.abs(strong - soft).max() > 0
+    if signed:
+        assert not np.array_equal(strong, np.asarray(operation(image, -0.8)))
+    assert np.array_equal(np.asarray(image), soft)
+
+
+def test_a_clip_gets_one_draw() -> None:
+    random = np.random.default_rng(0)
+    picture = random.integers(0, 255, (16, 24, 3)).astype(np.uint8)
+    changed = 0
+    for seed in range(20):
+        one, two, three = RandAugment()([picture, picture.copy(), picture], np.random.default_rng(seed))
+        assert np.array_equal(one, two)
+        assert one is three
+        again = RandAugment()([picture], np.random.default_rng(seed))[0]
+        assert np.array_equal(one, again)
+        changed += not np.array_equal(one, picture)
+    assert 10 <= changed <= 20
+    assert RandAugment(operations=0)([picture], random)[0] is picture
+    with pytest.raises(UsageError, match="strength 0 to 10"):
+        RandAugment(strength=11)
+    plain, varied = ClipTransform(size=16), ClipTransform(size=16, randaug=RandAugment(probability=1.0))
+    assert torch.equal(plain([picture]), varied([picture]))  # evaluation: nothing random
+    pairs = [[made([picture], np.random.default_rng(seed)) for made in (plain, varied)] for seed in range(5)]
+    assert not all(torch.equal(first, second) for first, second in pairs)
+
+
+def test_workers_give_what_one_process_gives(tmp_path: Path) -> None:
+    root = write_frames(write_annotations(tmp_path), packed=["P01_01"])
+    data = EpicDataset(root, "train", frames=2, transform=SMALL)
+    alone = [data[i]["video"] for i in range(len(data))]
+    loader = torch.utils.data.DataLoader(data, batch_size=2, num_workers=2)
+    assert torch.equal(torch.cat([batch["video"] for batch in loader]), torch.stack(alone))

@@ -97,15 +97,24 @@ def test_rows_at_the_start_are_clamped_and_flagged() -> None:
     assert not short.clamped
 
 
-def test_released_code_would_fail_this(tmp_path: object) -> None:
-    """MambaVL's released loader shifts by two pictures, not by a second, and clamps into the segment: all its pictures
-    lie at or after the start (spec §3.5). Here none does, nor later than start - 1 s."""
+def released(row: EpicRow, frames: int = 16) -> np.ndarray:
+    """Frame numbers as MambaVL's released loader is described to take them (spec §3.5): the window ends two pictures
+    before the segment, not a second, and is then clamped into it."""
+    rate = frame_rate(row.video_id)
+    end = -rate / 30
+    places = np.linspace(end - WINDOW * rate, end, frames).clip(0, row.stop_frame - row.start_frame - 1)
+    return row.start_frame + places.astype(int)
+
+
+def test_the_released_windows_defect_is_not_ours() -> None:
+    """There every picture is at or after the start of the action; here none is later than start - 1 s."""
     for start in (3.2, 57.01, 1800.5):
-        row = dataclasses.replace(ROW, start_timestamp=start)
+        first = int(start * 60)
+        row = dataclasses.replace(ROW, start_timestamp=start, start_frame=first, stop_frame=first + 200)
+        assert released(row).min() >= row.start_frame
         times = anticipation_times(row).times
         assert (times <= start - 1).all()
-        numbers = np.floor(times * frame_rate(row.video_id))
-        assert numbers.max() <= (start - 1) * frame_rate(row.video_id)
+        assert np.floor(times * 60).max() <= (start - 1) * 60 < row.start_frame
 
 
 def test_no_real_row_sees_past_the_gap() -> None:
