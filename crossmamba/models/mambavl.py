@@ -61,6 +61,8 @@ class MambaVL(nn.Module):
         encoder: clip to tokens, or None for stored tokens only. text: questions to tokens, or None for no text.
         fusion: `SSMFusion` or a `TokenFusion` over "video" and "text" (or "video" alone without text).
         video_dim: d_v. width: d. video_proj, text_proj: the layers to d. head_dropout: before both heads.
+        fused_norm: a LayerNorm ahead of the heads (ours): on the fused vector, or on each term where that is a sum of
+            terms, so that the logits stay additive.
     """
 
     def __init__(
@@ -76,11 +78,16 @@ class MambaVL(nn.Module):
         verbs: int = VERBS,
         nouns: int = NOUNS,
         head_dropout: float = 0.0,
+        fused_norm: bool = False,
     ) -> None:
         super().__init__()
         self.encoder, self.text, self.fusion = encoder, text, fusion
         self.video_dim, self.width = video_dim, width
         self.video_proj, self.text_proj = video_proj, text_proj
+        normed = () if not fused_norm else ("fused",) if not fusion.additive else ("video", "text")
+        if text is None:
+            normed = tuple(name for name in normed if name != "text")
+        self.norms = nn.ModuleDict({name: nn.LayerNorm(width) for name in normed})
         self.head_dropout = nn.Dropout(head_dropout)
         self.verb_head, self.noun_head = nn.Linear(width, verbs), nn.Linear(width, nouns)
 
@@ -183,24 +190,46 @@ class MambaVL(nn.Module):
         tokens, mask = self.text(question, mask)
         return self.text_proj(tokens), mask
 
+    def normed(self, name: str, vector: Tensor, mask: Tensor | None = None) -> Tensor:
+        """A term ("video", "text") or the whole ("fused") as the heads read it, (B, d); mask (B, L) of its tokens: a
+        sample without any has no term, and no bias of the norm either."""
+        if name not in self.norms:
+            return vector
+        vector = self.norms[name](vector)
+        if mask is None or self.fusion.pad_mode == "official":
+            return vector
+        return vector * mask.any(dim=1, keepdim=True)
+
+    def text_term(self, question: Question | None) -> Tensor | None:
+        """The question's term (B, d) of an additive fusion, None without question."""
+        if question is None:
+            return None
+        tokens, mask = question
+        return self.normed("text", self.fusion.terms({"text": tokens}, {"text": mask})["text"], mask)
+
     def _fused(
         self, seen: Tensor | None, video_mask: Tensor | None, questions: tuple[Question | None, Question | None]
     ) -> tuple[Tensor, Tensor]:
         """(B, d) for the verb and for the noun."""
         video, masks = ({} if seen is None else {"video": seen}), ({} if seen is None else {"video": video_mask})
         if self.fusion.additive:  # the video's term once
-            looked = self.fusion.terms(video, masks) if video else {}
-            asked = [{} if q is None else self.fusion.terms({"text": q[0]}, {"text": q[1]}) for q in questions]
-            verb, noun = (sum_terms({**looked, **term}) for term in asked)
+            terms = {name: self.normed(name, term, video_mask) for name, term in self._video_term(video, masks).items()}
+            verb, noun = (
+                sum_terms(terms if q is None else {**terms, "text": self.text_term(q)})  # type: ignore[dict-item]
+                for q in questions
+            )
             return verb, noun
         if questions == (None, None):
-            fused = self.fusion(video, masks)
+            fused = self.normed("fused", self.fusion(video, masks))
             return fused, fused
         verb, noun = (
             self.fusion(video, masks) if q is None else self.fusion({**video, "text": q[0]}, {**masks, "text": q[1]})
             for q in questions
         )
-        return verb, noun
+        return self.normed("fused", verb), self.normed("fused", noun)
+
+    def _video_term(self, video: dict[str, Tensor], masks: dict[str, Tensor | None]) -> dict[str, Tensor]:
+        return self.fusion.terms(video, masks) if video else {}
 
 
 class PreLogits(nn.Module):
@@ -255,6 +284,7 @@ def mambavl(
     guide_norm: bool = True,
     positions: int = 5000,
     drop_path: float = 0.0,
+    fused_norm: bool = False,
     head_dropout: float = 0.0,
     verbs: int = VERBS,
     nouns: int = NOUNS,
@@ -275,6 +305,8 @@ def mambavl(
         pad_mode, pool_first: see `SSMFusion`. guide_norm, positions: see `build_vl_fusion`.
         drop_path: of the fusion: of the Transformers' layers, or whole terms of `SSMFusion`. The video encoder's own,
             if it has one, is in `video_args`.
+        fused_norm: see `MambaVL`; for narrow models that learn from scratch: without it SSM-Fusion's vector starts at a
+            tenth to a thirtieth of the size of the others'.
         head_dropout: before both heads. verbs, nouns: classes.
 
     Raises:
@@ -314,9 +346,10 @@ def mambavl(
         verbs=verbs,
         nouns=nouns,
         head_dropout=head_dropout,
+        fused_norm=fused_norm,
     )
     if init == "official":
-        for part in (side, model.text_proj, model.fusion, model.video_proj, model.verb_head, model.noun_head):
+        for part in (side, text_proj, joined, model.video_proj, model.norms, model.verb_head, model.noun_head):
             if part is not None:
                 official_init_(part)
     elif init != "paper":
@@ -338,4 +371,5 @@ register_model(
     d_state=8,
     scan_args={"dt_min": 0.01, "dt_max": 0.5},  # so that the scan weighs as much as its skip from the start
     positions=1024,
+    fused_norm=True,
 )

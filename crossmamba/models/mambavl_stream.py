@@ -67,9 +67,8 @@ class MambaVLStream:
         asked = self.model.question_tokens(verb_question, noun_question, verb_mask, noun_mask)
         self.frames, self._previous = 0, None
         if self.model.fusion.additive:
-            lane = _lane(self.model, self.by)
-            terms = [None if q is None else self.model.fusion.terms({"text": q[0]}, {"text": q[1]}) for q in asked]
-            self._lanes, self._terms = [lane], [None if term is None else term["text"] for term in terms]
+            self._lanes = [_lane(self.model, self.by)]
+            self._terms = [self.model.text_term(question) for question in asked]
         else:  # the question is in the state, or in the layers: a lane for each of them
             self._lanes = [_asked_lane(self.model.fusion, q, self.by) for q in asked]
             self._terms = [None, None]
@@ -88,7 +87,8 @@ class MambaVLStream:
             UsageError: another shape, or an encoder that cannot work frame by frame.
         """
         tokens = self.model.video_tokens(self._encode(frame))
-        fused = [lane.add(tokens) for lane in self._lanes]
+        name = "video" if self.model.fusion.additive else "fused"
+        fused = [self.model.normed(name, lane.add(tokens)) for lane in self._lanes]
         both = fused * 2 if len(fused) == 1 else fused
         verb, noun = (
             x if term is None else x + self._matching(term, x) for x, term in zip(both, self._terms, strict=True)

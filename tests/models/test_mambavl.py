@@ -184,6 +184,25 @@ def test_padding_words_are_not_read(fusion):
     close(model(clip(), verb, noun, verb_mask=verb != 0, noun_mask=noun != 0), model(clip(), verb, noun))
 
 
+@pytest.mark.parametrize("fusion", READING)
+@torch.no_grad()
+def test_a_question_of_padding_is_no_question(fusion):
+    model = small(fusion)
+    for norm in model.norms.values():  # a bias that was learned must not count where there is no term
+        norm.bias.add_(0.5)
+    empty = torch.zeros(3, 5, dtype=torch.int64)
+    close(model(clip(), empty, empty), model(clip()))
+
+
+def test_norms_ahead_of_the_heads():
+    assert set(small().norms) == {"video", "text"}
+    assert set(small("none").norms) == {"video"}
+    assert set(small("mlp").norms) == {"fused"}
+    assert not create_model("mambavl_small", fused_norm=False).norms
+    with torch.device("meta"):
+        assert not create_model("mambavl_avion_b").norms
+
+
 @torch.no_grad()
 def test_video_masks_and_stored_tokens():
     model, asked = small(), ask()
