@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import pickle
 import tarfile
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from crossmamba.data.epic.features import FeatureClips
 from crossmamba.data.epic.layouts import Clips, FrameFolders, RawVideos, open_layout
 from crossmamba.data.epic.tars import TarFrames
 from crossmamba.data.epic.video import pictures_at
+from crossmamba.data.media import frames_at
 from crossmamba.errors import DataError, MediaError, UsageError
 from tests.data.epic.epic_toy import (
     FPS,
@@ -25,6 +28,7 @@ from tests.data.epic.epic_toy import (
     VIDEOS,
     jpeg,
     number_of,
+    numbered,
     rate_of,
     write_annotations,
     write_chunks,
@@ -161,6 +165,30 @@ def test_entering_a_video_reads_little(sets: dict[str, Path], monkeypatch: pytes
     np.testing.assert_allclose(stamps, [8.25, 8.4], atol=1e-6)
     assert 0 < len(decoded) <= 16
     assert decoded[0] >= 7.9
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".ts", ".avi"])
+@pytest.mark.parametrize("offset", [0.0, 3.0])
+def test_entering_gives_what_decoding_from_the_start_gives(tmp_path: Path, suffix: str, offset: float) -> None:
+    """In every container, with B-frames, open groups, and time stamps that do not start at zero."""
+    path = tmp_path / f"a{suffix}"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4" if suffix == ".avi" else "libx264", rate=FPS)
+        video.width, video.height, video.pix_fmt, video.gop_size = 48, 32, "yuv420p", 12
+        video.codec_context.max_b_frames = 2
+        video.options = {"x264-params": "open-gop=1"} if suffix != ".avi" else {}
+        for number in range(140):
+            frame = av.VideoFrame.from_ndarray(numbered(number))
+            frame.pts = number + (0 if suffix == ".avi" else round(offset * FPS))
+            frame.time_base = Fraction(1, FPS)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+    for first in (2.03, 3.6, 5.01, 6.6):
+        times = [first + 0.07 * k for k in range(5)]
+        pictures, stamps = pictures_at(path, times)
+        plain = list(frames_at(path, times))
+        np.testing.assert_allclose(stamps, [shown.stamp for shown in plain], atol=2e-3)
+        assert all(np.array_equal(one, two.rgb()) for one, two in zip(pictures, plain, strict=True))
 
 
 def test_a_video_without_entries_is_read_from_its_start(tmp_path: Path) -> None:
