@@ -67,7 +67,7 @@ def test_parameter_integers(width):
 
 @pytest.mark.parametrize(("fusion", "params"), [
     ("shared_a", 9_288_192), ("separate_a", 9_312_768), ("mlp", 5_312_256), ("transformer_6x4", 51_967_488),
-    ("transformer_12x12", 94_480_896), ("none", 0),
+    ("transformer_12x12", 94_480_896), ("none", 0), ("concat", 5_543_424), ("cm_mamba", 22_168_320),
 ])  # fmt: skip
 def test_published_totals(fusion, params):
     """148 M of ORViT (heads and pre_logits among them) plus the fusion: 157.3 M and 242.5 M (spec §1.6)."""
