@@ -61,7 +61,11 @@ class FixedCurvature(nn.Module):
 
 
 class DistanceLoss(nn.Module):
-    """The mean distance d_c(a_h, v_h) of the two points of a second. Moves the curvature."""
+    """The mean distance d_c(a_h, v_h) of the two points of a second. Moves the curvature.
+
+    Its smallest value, 0, is reached when all points of all videos are one. Beside cross-entropy a weight of 0.1 or
+    0.01 led there within 450 steps on the concert world, 0.001 did not; `InfoNCELoss` has no such end.
+    """
 
     def forward(self, a: Tensor, v: Tensor, c: Tensor) -> Tensor:
         """a, v (V, T, D), c (V, 1, 1) -> ()."""

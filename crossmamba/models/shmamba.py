@@ -17,7 +17,10 @@ Not stated, so ours, each an argument of `shmamba` unless it says "always":
     encoders    one Linear each, to D = 256 (`width`); a picture grid is averaged to one vector (`picture_grid`)
     curvature   k = -c, c = c_min + k0 sigmoid(.), k0 1, c_min 1e-3, one c a video; K_av the mean over time (always)
     ball        tangent vectors clipped to 2 / sqrt(c) (always); the Mamba blocks read log0 of the points (`space`)
-    loss        the mean distance of a second's two points, weight 0.1 (`alignment`, `alignment_weight`)
+    loss        InfoNCE on the distance of each video's two points, weight 0.1 (`alignment`, `alignment_weight`). The
+                spec proposes the bare mean distance of a second's two points; nothing in that keeps different videos
+                apart, and `shmamba_small` collapsed under it: every video became one point, and only the question
+                spoke (README). Whether the paper's loss has negatives is not known
     time        two blocks a modality, own weights (`share`); Mamba-1 behind RMSNorm with residual (always)
     fusion      the formulas below (`fusion`, `gates`), then the mean over time (always)
     question    product with the fused vector, then tanh, as in AVST (`merge`); a word encoder (`question_input`)
@@ -229,7 +232,7 @@ def shmamba(
     head: str = "answers",
     merge: str = "product",
     answers: int = ANSWERS,
-    alignment: str = "distance",
+    alignment: str = "infonce",
     alignment_weight: float | None = None,
     temperature: float = 0.2,
     curvature: str = "adaptive",
@@ -252,7 +255,7 @@ def shmamba(
         question_input: "features" (a CLIP vector of question_dim) or "lstm" (word ids; `words`, `packed`).
         head: "answers" (a fixed list of `answers`) or "choices" (AVQA).
         merge: of feature and question, "product" or "network" (`NetworkMerge`).
-        alignment: "distance", "infonce" (with `temperature`), "gram_mse" or "none" (flat space, no loss).
+        alignment: "infonce" (with `temperature`), "distance", "gram_mse" or "none" (flat space, no loss).
         alignment_weight: of the loss; None: 1e-3 for gram_mse, 0.1 otherwise.
         curvature: "adaptive" (c in (c_min, c_min + k0)) or "fixed" (c_min + k0 / 2).
         space: what the Mamba blocks read, "tangent" vectors or coordinates in the "ball".

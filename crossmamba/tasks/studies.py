@@ -110,7 +110,7 @@ SHMAMBA_ABLATIONS = Study(
         Row("concatenation fusion", "shmamba", _args(fusion="concat")),
         Row("Mamba shared across modalities", "shmamba", _args(share="across_modality")),
         Row("one Mamba for all", "shmamba", _args(share="all")),
-        Row("alignment by InfoNCE", "shmamba", _args(alignment="infonce")),
+        Row("alignment by bare distance", "shmamba", _args(alignment="distance")),
         Row("alignment by Gram matrices", "shmamba", _args(alignment="gram_mse")),
         Row("Mamba on ball coordinates", "shmamba", _args(space="ball")),
     ),

@@ -55,7 +55,7 @@ def test_sharing_modes(share, distinct):
 
 
 ABLATIONS = [
-    {}, {"alignment": "infonce"}, {"alignment": "gram_mse"}, {"alignment": "none"}, {"curvature": "fixed"},
+    {}, {"alignment": "distance"}, {"alignment": "gram_mse"}, {"alignment": "none"}, {"curvature": "fixed"},
     {"mamba": False}, {"share": "across_modality"}, {"share": "all"}, {"fusion": "concat"}, {"fusion": "none"},
     {"space": "ball"}, {"gates": "independent"}, {"picture_grid": (2, 2)}, {"head": "choices"},
     {"question_input": "lstm"}, {"audio_input": "small_sound", "audio_args": {"dim": 8, "width": 8}},
@@ -143,7 +143,7 @@ def test_the_order_of_the_batch_does_not_matter():
 @pytest.mark.parametrize("space", ["tangent", "ball"])
 def test_without_curvature_it_is_the_flat_model(space):
     flat = tiny(alignment="none")
-    curved = tiny(k0=0.0, c_min=1e-9, space=space)
+    curved = tiny(alignment="distance", k0=0.0, c_min=1e-9, space=space)
     curved.load_state_dict({**curved.state_dict(), **flat.state_dict()})
     audio, visual, question = inputs()
     found = curved(audio, visual, question)
