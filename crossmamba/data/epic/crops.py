@@ -68,15 +68,21 @@ class ClipTransform:
         """What the pictures may be reduced to on reading without any loss that matters."""
         return self.sides[1]
 
-    def __call__(self, pictures: Sequence[NDArray[np.uint8]], rng: np.random.Generator | None = None) -> Tensor:
+    def __call__(
+        self,
+        pictures: Sequence[NDArray[np.uint8]],
+        rng: np.random.Generator | None = None,
+        place: tuple[int, int] = (0, 1),
+    ) -> Tensor:
         """float32 (3, T, S, S).
 
         Args:
             pictures: uint8 (H, W, 3) RGB, all of one size.
-            rng: training; None: the middle, nothing random.
+            rng: training; None: nothing random.
+            place: (i, n): square i of n along the longer side, evenly spread from end to end; (0, 1) is the middle.
 
         Raises:
-            UsageError: no pictures, or of different sizes.
+            UsageError: no pictures, of different sizes, or a place out of range.
         """
         shapes = {picture.shape for picture in pictures}
         if len(shapes) != 1:
@@ -88,7 +94,11 @@ class ClipTransform:
         clip = _scaled(clip, side)
         height, width = clip.shape[-2:]
         if rng is None:
-            top, left, mirrored = (height - self.size) // 2, (width - self.size) // 2, False
+            number, count = place
+            if not 0 <= number < count:
+                raise UsageError(f"square {number} of {count}")
+            share = 0.5 if count == 1 else number / (count - 1)
+            top, left, mirrored = int((height - self.size) * share), int((width - self.size) * share), False
         else:
             top, left = int(rng.integers(height - self.size + 1)), int(rng.integers(width - self.size + 1))
             mirrored = bool(rng.random() < self.mirror)

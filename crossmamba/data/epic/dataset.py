@@ -77,7 +77,9 @@ class EpicDataset(Dataset[dict[str, Any]]):
         mode: dense or uniform, of recognition.
         transform: pictures to a clip.
         train: random places, crops and mirroring; None for the train split only.
-        views: test views of the dense mode: item i is view i % views of row i // views (`index` is the row's).
+        views: test views of the dense mode, spread over the segment. crops: test squares along the longer side of the
+            picture, 1 or 3. Items of a row follow each other, view by view (`index` is the row's);
+            `metrics.epic100.mean_of_views(scores, views * crops)` joins them.
         observed: seconds that anticipation sees. gap: seconds before the action that nobody sees.
         questions: None for none; a jsonl file of `crossmamba questions make`, which needs `encoder`; or the token
             numbers themselves, (verb, noun), int64 (rows, L) each.
@@ -112,6 +114,7 @@ class EpicDataset(Dataset[dict[str, Any]]):
         transform: ClipTransform | None = None,
         train: bool | None = None,
         views: int = 1,
+        crops: int = 1,
         observed: float = WINDOW,
         gap: float = GAP,
         questions: str | Path | tuple[Tensor, Tensor] | None = None,
@@ -125,13 +128,17 @@ class EpicDataset(Dataset[dict[str, Any]]):
     ) -> None:
         if task not in ("recognition", "anticipation"):
             raise UsageError(f"task is {task!r}; one of recognition, anticipation")
-        if frames < 1 or views < 1 or (segments is not None and segments < 1):
-            raise UsageError(f"frames={frames}, views={views}, segments={segments}: each must be at least 1")
+        if frames < 1 or views < 1 or crops not in (1, 3) or (segments is not None and segments < 1):
+            raise UsageError(
+                f"frames={frames}, views={views}, crops={crops}, segments={segments}: at least 1 each, and crops 1 or 3"
+            )
         self.train = split == "train" if train is None else train
         if views > 1 and (self.train or task == "anticipation" or mode == "uniform" or layout == "features"):
             raise UsageError("views are for testing recognition with the dense mode on pictures")
+        if crops > 1 and (self.train or layout == "features"):
+            raise UsageError("crops are for testing on pictures")
         self.root, self.split, self.task = Path(root), split, task
-        self.frames, self.mode, self.views = frames, mode, views
+        self.frames, self.mode, self.views, self.crops = frames, mode, views, crops
         self.observed, self.gap, self.seed, self.epoch = observed, gap, seed, 0
         self.transform = transform or ClipTransform()
         self.file = split_file(root, split)
@@ -221,19 +228,20 @@ class EpicDataset(Dataset[dict[str, Any]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.rows) * self.views
+        return len(self.rows) * self.views * self.crops
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"segment {index} of {len(self)}")
-        number, view = divmod(index % len(self), self.views)
+        number, view = divmod(index % len(self), self.views * self.crops)
+        view, crop = divmod(view, self.crops)
         row = self.rows[number]
         rng = np.random.default_rng((self.seed, self.epoch, number)) if self.train else None
         try:
             if self.features is not None:
                 item = {"tokens": self._tokens(number)}
             else:
-                item = {"video": self.transform(self.read(row, rng, view), rng)}
+                item = {"video": self.transform(self.read(row, rng, view), rng, (crop, self.crops))}
         except (DataError, UsageError) as error:
             named = "" if row.narration_id in str(error) else f"narration {row.narration_id}: "
             raise type(error)(f"{self.file}:{row.line}: {named}{error}") from error

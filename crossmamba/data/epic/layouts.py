@@ -198,9 +198,19 @@ class RawVideos(Pictures):
 
     layout: Layout = "videos"
 
+    def __init__(self, root: str | Path, short_side: int | None = None) -> None:
+        super().__init__(root, short_side)
+        self._found: dict[str, Path] = {}
+
     def path(self, row: EpicRow) -> Path:
         """The first of the known places that has the file; the first place if none has."""
-        return _find_video(self.root, row.participant_id, row.video_id)
+        known = self._found.get(row.video_id)
+        if known is not None:
+            return known
+        path = _find_video(self.root, row.participant_id, row.video_id)
+        if path.is_file():
+            self._found[row.video_id] = path
+        return path
 
     def rate(self, row: EpicRow) -> float:
         """See `Pictures.rate`."""

@@ -112,6 +112,19 @@ def test_views_are_items_of_their_own(root: Path) -> None:
         EpicDataset(root, "train", views=2)
 
 
+def test_crops_are_items_of_their_own(root: Path) -> None:
+    data = EpicDataset(root, "val", frames=2, views=2, crops=3, transform=SMALL)
+    assert len(data) == 60
+    left, middle, right = (data[12 + crop]["video"] for crop in range(3))  # row 2, view 0
+    assert torch.equal(middle, EpicDataset(root, "val", frames=2, transform=SMALL)[2]["video"])
+    assert not torch.equal(left, right)
+    assert [int(data[i]["index"]) for i in (11, 12, 17, 18)] == [1, 2, 2, 3]
+    with pytest.raises(UsageError, match="crops are for testing"):
+        EpicDataset(root, "train", crops=3)
+    with pytest.raises(UsageError, match="crops 1 or 3"):
+        EpicDataset(root, "val", crops=2)
+
+
 def test_frames_follow_the_frame_rule(tmp_path: Path) -> None:
     data = EpicDataset(write_frames(write_annotations(tmp_path), packed=["P01_01"]), "val", transform=SMALL)
     for row in data.rows:
@@ -224,6 +237,11 @@ def test_the_transform() -> None:
     assert clip.shape == (3, 2, 20, 20)
     torch.testing.assert_close(clip[:, 0], torch.full((3, 20, 20), -1.0))
     torch.testing.assert_close(clip[:, 1], torch.full((3, 20, 20), 1.0))
+    ends = [ClipTransform(size=20)(wide, place=(i, 3))[0, 0] for i in (0, 2)]
+    torch.testing.assert_close(ends[0][:, :7], torch.ones(20, 7))
+    torch.testing.assert_close(ends[1], torch.full((20, 20), -1.0))
+    with pytest.raises(UsageError, match="square 3 of 3"):
+        ClipTransform(size=20)(wide, place=(3, 3))
     avion = ClipTransform(size=40, mean=AVION_MEAN, std=AVION_STD)(wide[1:])
     wanted = (255 - np.array([108.327, 116.746, 104.094])) / np.array([68.50, 66.63, 70.32])
     np.testing.assert_allclose(avion[:, 0, 0, 0], wanted, rtol=1e-4)
