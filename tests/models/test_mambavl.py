@@ -246,6 +246,34 @@ def test_it_learns_a_batch_by_heart():
     assert loss.item() < 0.4  # 4.2 at first
 
 
+@pytest.mark.parametrize("fusion", VL_FUSIONS)
+def test_half_precision_trains(fusion):
+    model, asked = small(fusion).float().train(), () if fusion == "none" else ask()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(clip().float(), *asked)
+        (out.verb.float().square().sum() + out.noun.float().square().sum()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    whole = small(fusion)(clip(), *asked)
+    torch.testing.assert_close(out.verb.double(), whole.verb, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("fusion", ["shared_a", "concat", "cm_mamba"])
+def test_it_is_one_graph(fusion):
+    class Pair(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, *inputs):
+            out = self.model(*inputs)
+            return out.verb, out.noun
+
+    pair, inputs = Pair(small(fusion)), (clip(), *ask())
+    program = torch.export.export(pair, inputs).module()
+    for one, other in zip(program(*inputs), pair(*inputs), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
 def test_official_initialisation_spares_the_encoder():
     torch.manual_seed(0)
     model = create_model("mambavl_small", init="official", words=WORDS)
