@@ -169,7 +169,9 @@ class EpicDataset(Dataset[dict[str, Any]]):
         self, media: Path, layout: str, index_folder: str | Path | None
     ) -> tuple[Pictures | None, FeatureClips | None]:
         if layout == "features":
-            return None, FeatureClips(media, "validation" if self.split == "val" else self.split)
+            features = FeatureClips(media, "validation" if self.split == "val" else self.split)
+            features.check_task(self.task)
+            return None, features
         pictures = open_layout(
             media,
             self.rows,

@@ -3,14 +3,19 @@
     ROOT/P01_01_0.npy                float32 or float16 (L, d)
     ROOT/P01_01_0.safetensors        the same under the name `tokens`
 
-They may lie in ROOT/{split}/ or ROOT/{participant}/ too. MambaVL's own `{split}/{index}.pkl` are pickles, which can run
-code, named by a row number that changes with every edit of the csv: they are not read.
+`crossmamba data extract` makes them, and a manifest.json that says of which task: tokens of the actions themselves must
+never be given to anticipation. They may lie in ROOT/{split}/ or ROOT/{participant}/ too.
+
+MambaVL's own `{split}/{index}.pkl` are pickles, which can run code, named by a row number that changes with every edit
+of the csv: they are not read.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +23,7 @@ from torch import Tensor
 
 from crossmamba.data.epic.annotations import EpicRow
 from crossmamba.data.paths import join_under
-from crossmamba.errors import DataError
+from crossmamba.errors import DataError, UsageError
 
 __all__ = ["FeatureClips"]
 
@@ -33,8 +38,11 @@ class FeatureClips:
         root: see the module.
         split: also looked for in this folder below it.
 
+    Attributes:
+        manifest: what manifest.json says; empty without that file.
+
     Raises:
-        DataError: there is no such folder.
+        DataError: there is no such folder, or its manifest is damaged.
     """
 
     layout = "features"
@@ -43,6 +51,21 @@ class FeatureClips:
         self.root, self.split = Path(root), split
         if not self.root.is_dir():
             raise DataError(f"{root}: there is no such folder of stored features")
+        self.manifest = _manifest(self.root / "manifest.json")
+
+    def check_task(self, task: str) -> None:
+        """Refuses tokens of another task; nothing is known of a folder without manifest.
+
+        Raises:
+            UsageError: the manifest names another task.
+        """
+        settings = self.manifest.get("settings")
+        made = settings.get("task") if isinstance(settings, dict) else None
+        if made is not None and made != task:
+            raise UsageError(
+                f"{self.root}: these tokens were made for {made} (manifest.json), not for {task}: the pictures are of "
+                f"another time. Make them with `crossmamba data extract ... --task {task}`"
+            )
 
     def path(self, row: EpicRow) -> Path:
         """The file of a row; the first place if it is nowhere."""
@@ -76,6 +99,18 @@ class FeatureClips:
     def missing(self, rows: Iterable[EpicRow]) -> list[str]:
         """Files that lack for these rows."""
         return [str(path) for path in map(self.path, rows) if not path.is_file()]
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: holds a {type(content).__name__}; expected an object")
+    return content
 
 
 def _read(path: Path) -> Tensor:

@@ -142,6 +142,15 @@ def test_stored_tokens(root: Path, tmp_path: Path) -> None:
     assert torch.equal(item["tokens"], torch.full((5, 8), 5.0))
     item["tokens"].zero_()
     assert torch.equal(data[3]["tokens"], torch.full((5, 8), 5.0))
+    EpicDataset(root, "train", media=tmp_path, layout="features", task="anticipation")  # nothing says what they are
+    (tmp_path / "manifest.json").write_text('{"settings": {"task": "recognition"}}')
+    assert len(EpicDataset(root, "train", media=tmp_path, layout="features")) == 10
+    with pytest.raises(UsageError, match=r"made for recognition .* not for anticipation: the pictures are of another"):
+        EpicDataset(root, "train", media=tmp_path, layout="features", task="anticipation")
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match=r"manifest\.json: cannot be read as JSON"):
+        EpicDataset(root, "train", media=tmp_path, layout="features")
+    (tmp_path / "manifest.json").unlink()
     (tmp_path / "P01_01_3.npy").unlink()
     with pytest.raises(DataError, match=r"1 files or folders are missing: .*P01_01_3\.npy"):
         EpicDataset(root, "train", media=tmp_path, layout="features")
