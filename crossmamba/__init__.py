@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "Mamba": "crossmamba.blocks.mamba",
+    "SSMFusion": "crossmamba.blocks.ssm_fusion",
     "selective_scan_fn": "crossmamba.ops",
     "selective_state_update": "crossmamba.ops",
     "list_models": "crossmamba.models",

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from crossmamba.blocks.ssm_fusion import SSMBranch, SSMFusion, official_init_, packing_order
+from crossmamba import SSMFusion
+from crossmamba.blocks.ssm_fusion import SSMBranch, official_init_, packing_order
 from crossmamba.errors import UsageError
 
 LENGTHS = {"video": 11, "text": 5, "sound": 7}
