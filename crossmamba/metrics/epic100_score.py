@@ -201,7 +201,10 @@ def read_epic_predictions(path: str | Path, *, verbs: int = 97, nouns: int = 300
     missing = [key for key in ("narration_id", "verb_output", "noun_output") if key not in content]
     if missing:
         raise DataError(f"{path}: no {', '.join(missing)}; it holds {', '.join(content) or 'nothing'}")
-    names = tuple(str(name) for name in content["narration_id"])
+    given = content["narration_id"]
+    if np.ndim(given) != 1 or not all(isinstance(name, str) for name in given):
+        raise DataError(f"{path}: narration_id must be a list of texts such as 'P01_11_0', one a segment")
+    names = tuple(str(name) for name in given)
     try:
         verb = check_scores(content["verb_output"], "verb", verbs, names=names)
         noun = check_scores(content["noun_output"], "noun", nouns, names=names)
@@ -221,7 +224,7 @@ def _npz(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
+    except Exception as error:  # damaged archives raise many kinds
         raise DataError(f"{path}: cannot be read as a .npz file ({error})") from error
 
 

@@ -126,6 +126,13 @@ def test_files_that_are_refused(tmp_path: Path, rows: list[Row], scores: tuple) 
     np.savez(tmp_path / "b.npz", verb_output=scores[0])
     with pytest.raises(DataError, match="no narration_id, noun_output; it holds verb_output"):
         read_epic_predictions(tmp_path / "b.npz")
+    (tmp_path / "d.npz").write_bytes((tmp_path / "b.npz").read_bytes()[:-30])
+    with pytest.raises(DataError, match=r"d\.npz: cannot be read as a \.npz file"):
+        read_epic_predictions(tmp_path / "d.npz")
+    for wrong in (np.arange(20), np.array("P01_01_0")):
+        np.savez(tmp_path / "c.npz", narration_id=wrong, verb_output=scores[0], noun_output=scores[1])
+        with pytest.raises(DataError, match="narration_id must be a list of texts"):
+            read_epic_predictions(tmp_path / "c.npz", verbs=VERBS, nouns=NOUNS)
     probabilities = np.full((20, VERBS), 1 / VERBS)
     np.savez(tmp_path / "c.npz", narration_id=names, verb_output=probabilities, noun_output=scores[1])
     with pytest.raises(DataError, match=r"c\.npz: verb scores of narration P01_01_0 are probabilities"):

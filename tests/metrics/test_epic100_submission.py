@@ -173,6 +173,11 @@ def test_files_that_cannot_be_opened(tmp_path: Path, scores: Scores) -> None:
         archive.writestr("results.json", "{}")
     with pytest.raises(DataError, match=r"holds results\.json; expected test\.json alone"):
         read_submission(bad)
+    data = bytearray(write(tmp_path / "a.zip", scores).read_bytes())
+    data[200:240] = bytes(40)
+    bad.write_bytes(data)
+    with pytest.raises(DataError, match=r"bad\.zip: cannot be read"):
+        read_submission(bad)
     cut = tmp_path / "cut.json"
     cut.write_text(write(tmp_path / "a.json", scores).read_text()[:-40])
     with pytest.raises(DataError, match=r"cut\.json: cannot be read as JSON"):
