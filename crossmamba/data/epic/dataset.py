@@ -139,7 +139,8 @@ class EpicDataset(Dataset[dict[str, Any]]):
             raise UsageError("crops are for testing on pictures")
         self.root, self.split, self.task = Path(root), split, task
         self.frames, self.mode, self.views, self.crops = frames, mode, views, crops
-        self.observed, self.gap, self.seed, self.epoch = observed, gap, seed, 0
+        self.observed, self.gap, self.seed = observed, gap, seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see set_epoch
         self.transform = transform or ClipTransform()
         self.file = split_file(root, split)
         self.verbs, self.nouns = self._table("verb"), self._table("noun")
@@ -225,9 +226,20 @@ class EpicDataset(Dataset[dict[str, Any]]):
             columns.append(torch.stack([known[text] for text in words]))
         return columns[0], columns[1]
 
+    @property
+    def epoch(self) -> int:
+        """The epoch of the random draws."""
+        return int(self._epoch)
+
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the random draws of an epoch (training)."""
-        self.epoch = epoch
+        """Chooses the random draws of an epoch (training); reaches persistent workers too.
+
+        Raises:
+            UsageError: a negative epoch.
+        """
+        if epoch < 0:
+            raise UsageError(f"epoch is {epoch}; it must be at least 0")
+        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.rows) * self.views * self.crops

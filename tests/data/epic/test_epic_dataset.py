@@ -310,3 +310,13 @@ def test_workers_give_what_one_process_gives(tmp_path: Path) -> None:
     alone = [data[i]["video"] for i in range(len(data))]
     loader = torch.utils.data.DataLoader(data, batch_size=2, num_workers=2)
     assert torch.equal(torch.cat([batch["video"] for batch in loader]), torch.stack(alone))
+    data.set_epoch(3)
+    later = [data[i]["video"] for i in range(len(data))]
+    data.set_epoch(0)
+    loader = torch.utils.data.DataLoader(data, batch_size=5, num_workers=1, persistent_workers=True)
+    assert torch.equal(torch.cat([batch["video"] for batch in loader]), torch.stack(alone))
+    data.set_epoch(3)
+    assert torch.equal(torch.cat([batch["video"] for batch in loader]), torch.stack(later))
+    assert not torch.equal(torch.stack(alone), torch.stack(later))
+    with pytest.raises(UsageError, match="epoch is -1"):
+        data.set_epoch(-1)
