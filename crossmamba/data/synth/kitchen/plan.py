@@ -19,8 +19,9 @@ SECONDS = (0.9, 4.5)
 """Shortest and longest action."""
 MEDIAN, SPREAD = 1.7, 0.4
 """Median of the actions' lengths in seconds and standard deviation of their logarithm, before they are cut to range."""
-EARLY, LATE = 0.25, 0.4
-"""A told start is up to so many seconds before the true one; a told stop up to so many after."""
+EARLY, LATE = 0.28, 0.28
+"""A told start is up to so many seconds before the true one; a told stop up to so many after. The two are equal: else
+the middle frame of a segment would tell the direction of time, and with it take from put."""
 GAPS = ((0.6, 0.0, 0.4), (0.3, 0.4, 1.2), (0.1, 1.2, 3.5))
 """Pauses between actions: chance, shortest and longest in seconds."""
 LEAD = (0.2, 2.5)
