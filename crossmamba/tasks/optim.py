@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -11,7 +13,17 @@ from torch import nn
 from crossmamba.errors import UsageError
 
 Schedule = Literal["none", "cosine", "step"]
-OptimizerName = Literal["adam", "adamw"]
+OptimizerName = Literal["adam", "adamw", "sgd"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Parameters that share a learning rate: `scale` times the run's. `decayed=False`: none of them is decayed."""
+
+    name: str
+    parameters: Sequence[nn.Parameter]
+    scale: float = 1.0
+    decayed: bool = True
 
 
 def parameter_groups(
@@ -22,19 +34,41 @@ def parameter_groups(
     Parameters flagged `_no_weight_decay` (A_log and D of the scans, as in mamba_ssm) are not decayed. Parameters that
     take no gradient (a frozen encoder) are left out.
     """
-    encoder_ids = {id(parameter) for parameter in encoders.parameters()} if encoders is not None else set()
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = []
-    for name, inside, scale in (("encoder", True, encoder_lr_scale), ("model", False, 1.0)):
-        members = [parameter for parameter in trainable if (id(parameter) in encoder_ids) is inside]
+    inside = [] if encoders is None else list(encoders.parameters())
+    known = {id(parameter) for parameter in inside}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    parts = [Part("encoder", inside, encoder_lr_scale), Part("model", rest)]
+    return groups_of_parts(parts, learning_rate=learning_rate, weight_decay=weight_decay, undecayed=flagged)
+
+
+def flagged(parameter: nn.Parameter) -> bool:
+    """Whether a parameter says that it must not be decayed."""
+    return bool(getattr(parameter, "_no_weight_decay", False))
+
+
+def groups_of_parts(
+    parts: Sequence[Part],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    undecayed: Callable[[nn.Parameter], bool],
+) -> list[dict[str, object]]:
+    """One or two groups a part: decayed parameters, and those that are not. Frozen ones are left out.
+
+    Raises:
+        UsageError: nothing is left to train.
+    """
+    groups: list[dict[str, object]] = []
+    for part in parts:
+        trainable = [parameter for parameter in part.parameters if parameter.requires_grad]
         for decay in (False, True):
-            chosen = [p for p in members if getattr(p, "_no_weight_decay", False) is not decay]
+            chosen = [p for p in trainable if (part.decayed and not undecayed(p)) is decay]
             if chosen:
                 groups.append(
                     {
-                        "name": name if decay else f"{name}, no decay",
+                        "name": part.name if decay else f"{part.name}, no decay",
                         "params": chosen,
-                        "lr": learning_rate * scale,
+                        "lr": learning_rate * part.scale,
                         "weight_decay": weight_decay if decay else 0.0,
                     }
                 )
@@ -44,12 +78,19 @@ def parameter_groups(
 
 
 def build_optimizer(
-    name: OptimizerName, groups: list[dict[str, object]], *, betas: tuple[float, float] = (0.9, 0.999)
+    name: OptimizerName,
+    groups: list[dict[str, object]],
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    momentum: float = 0.9,
 ) -> torch.optim.Optimizer:
-    """Adam (weight decay, if any, is added to the gradient) or AdamW (it is taken from the weights)."""
+    """Adam (weight decay, if any, is added to the gradient), AdamW (it is taken from the weights), or SGD with
+    Nesterov's momentum (plain without momentum; weight decay is added to the gradient)."""
     kinds: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0)
     if name not in kinds:
-        raise UsageError(f"unknown optimizer {name!r}; choose one of {', '.join(kinds)}")
+        raise UsageError(f"unknown optimizer {name!r}; choose one of {', '.join(get_args(OptimizerName))}")
     return kinds[name](groups, betas=tuple(betas))  # type: ignore[call-arg]
 
 

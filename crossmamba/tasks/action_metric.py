@@ -1,0 +1,63 @@
+"""Scores of actions during training: the logits of the whole split are kept, from all processes, and judged at the end.
+
+They are `crossmamba.metrics.epic100`'s, as fractions of 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from crossmamba.metrics.epic100 import EpicScores, LabelledRow, anticipation_scores, recognition_scores
+
+SLOTS = ("verb", "noun", "action")
+
+
+def headline(scores: EpicScores) -> dict[str, float | None]:
+    """The scores that choose and compare models, per cent.
+
+    Recognition: `verb`, `noun`, `action` are top-1 accuracies, `verb5` and so on top-5. Anticipation: the three are
+    official mean top-5 recalls.
+    """
+    if scores.task == "anticipation":
+        return {slot: scores.values[f"overall_{slot}_mt5r_official"] for slot in SLOTS}
+    return {
+        slot + ("" if k == 1 else str(k)): scores.values[f"all_{slot}_accuracy_at_{k}"]
+        for k in (1, 5)
+        for slot in SLOTS
+    }
+
+
+class ActionMetric(Metric):
+    """Takes logits by the row's number; `compute` gives `headline` as fractions.
+
+    Args:
+        task: "recognition" or "anticipation". rows: labelled segments; `index` counts them.
+    """
+
+    full_state_update = False
+
+    def __init__(self, task: str, rows: Sequence[LabelledRow], **options: Any) -> None:
+        super().__init__(**options)
+        self.task, self.rows = task, rows
+        for name in ("verb", "noun", "index"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, verb: Tensor, noun: Tensor, index: Tensor) -> None:
+        """Logits (B, verbs) and (B, nouns), int64 (B,)."""
+        self.verb.append(verb.detach())
+        self.noun.append(noun.detach())
+        self.index.append(index)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Fractions by name; a score without segments is left out."""
+        index = dim_zero_cat(self.index).cpu()
+        verb, noun = (dim_zero_cat(state).cpu().double().numpy() for state in (self.verb, self.noun))
+        judge = anticipation_scores if self.task == "anticipation" else recognition_scores
+        found = headline(judge(verb, noun, [self.rows[number] for number in index.tolist()]))
+        return {name: torch.tensor(value / 100) for name, value in found.items() if value is not None}
