@@ -87,7 +87,8 @@ class EpicDataset(Dataset[dict[str, Any]]):
         rows: use these rows instead of the split's file.
         segments: at most so many, the first; None for all.
         seed: of the random draws.
-        cache_in_memory: keep the tokens of stored features.
+        cache_in_memory: keep what is read of an item where it is the same every time: stored tokens, and pictures but
+            for training of recognition, whose places are random. Every loader worker fills a copy of its own.
         index_folder: places in tars are kept there.
         check_files: look for missing files now; else they are found when an item is read.
 
@@ -140,7 +141,8 @@ class EpicDataset(Dataset[dict[str, Any]]):
         self.root, self.split, self.task = Path(root), split, task
         self.frames, self.mode, self.views, self.crops = frames, mode, views, crops
         self.observed, self.gap, self.seed = observed, gap, seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see set_epoch
+        # Shared: persistent workers see set_epoch. On the CPU even where another device is the default.
+        self._epoch = torch.zeros((), dtype=torch.int64, device="cpu").share_memory_()
         self.transform = transform or ClipTransform()
         self.file = split_file(root, split)
         self.verbs, self.nouns = self._table("verb"), self._table("noun")
@@ -155,7 +157,8 @@ class EpicDataset(Dataset[dict[str, Any]]):
         ]
         self.question_source = "none"
         self._questions = self._encoded(questions, encoder)
-        self._cache: dict[int, Tensor] | None = {} if cache_in_memory and self.features is not None else None
+        fixed = not (self.train and task == "recognition" and self.features is None)
+        self._cache: dict[int, Any] | None = {} if cache_in_memory and fixed else None
 
     def _table(self, kind: Literal["verb", "noun"]) -> ClassTable | None:
         file = class_file(self.root, f"{kind}_classes")
@@ -255,7 +258,7 @@ class EpicDataset(Dataset[dict[str, Any]]):
             if self.features is not None:
                 item = {"tokens": self._tokens(number)}
             else:
-                item = {"video": self.transform(self.read(row, rng, view), rng, (crop, self.crops))}
+                item = {"video": self.transform(self._pictures(number, rng, view), rng, (crop, self.crops))}
         except (DataError, UsageError) as error:
             named = "" if row.narration_id in str(error) else f"narration {row.narration_id}: "
             raise type(error)(f"{self.file}:{row.line}: {named}{error}") from error
@@ -267,6 +270,15 @@ class EpicDataset(Dataset[dict[str, Any]]):
             "noun": torch.tensor(-1 if row.noun_class is None else row.noun_class),
             "index": torch.tensor(number),
         }
+
+    def _pictures(self, number: int, rng: np.random.Generator | None, view: int) -> list[np.ndarray]:
+        key = number * self.views + view
+        if self._cache is not None and key in self._cache:
+            return self._cache[key]
+        pictures = self.read(self.rows[number], rng, view)
+        if self._cache is not None:
+            self._cache[key] = pictures
+        return pictures
 
     def _tokens(self, number: int) -> Tensor:
         if self._cache is not None and number in self._cache:

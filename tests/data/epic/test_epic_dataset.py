@@ -103,6 +103,26 @@ def test_training_draws_depend_on_seed_epoch_and_index_only(root: Path) -> None:
     assert not torch.equal(again[2]["video"], first[2]["video"])
 
 
+def test_the_cache_changes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split, options in (
+        ("val", {"views": 2, "crops": 3}),
+        ("train", {"task": "anticipation"}),
+        ("train", {"task": "recognition"}),
+    ):
+        plain = EpicDataset(root, split, frames=3, transform=SMALL, **options)  # type: ignore[arg-type]
+        kept = EpicDataset(root, split, frames=3, transform=SMALL, cache_in_memory=True, **options)  # type: ignore[arg-type]
+        for epoch in (0, 1):
+            plain.set_epoch(epoch)
+            kept.set_epoch(epoch)
+            for i in (0, 5, 6, 7):
+                assert torch.equal(plain[i]["video"], kept[i]["video"])
+    data = EpicDataset(root, "train", frames=3, transform=SMALL, task="anticipation", cache_in_memory=True)
+    first = data[4]["video"]
+    monkeypatch.setattr(data, "read", lambda *_: pytest.fail("read again"))
+    data.set_epoch(1)
+    assert not torch.equal(data[4]["video"], first)  # other crops of the kept pictures
+
+
 def test_views_are_items_of_their_own(root: Path) -> None:
     data = EpicDataset(root, "val", frames=2, views=3, transform=SMALL)
     assert len(data) == 30
