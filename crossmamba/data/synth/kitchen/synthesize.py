@@ -91,7 +91,8 @@ def synthesize_epic100(
     """Renders a set of kitchen videos in the official layout of EPIC-KITCHENS-100.
 
     The same arguments give the same pictures, and the same bytes of csv and json, on one machine, whatever the number
-    of workers. The mp4 files depend on the encoder: its version, and now and then a block that it codes otherwise. An interrupted call is finished by calling again: only missing files are made.
+    of workers. The mp4 files depend on the encoder: its version, and now and then a block that it codes otherwise.
+    An interrupted call is finished by calling again: only missing files are made.
 
     Args:
         out: the folder to make.
