@@ -8,12 +8,18 @@ import math
 from pathlib import Path
 from typing import Any
 
+from crossmamba.cli import eval_action
 from crossmamba.errors import UsageError
 
-HELP = "score a trained model on AVSBench, MUSIC-AVQA or AVQA, also with a modality tampered with"
+HELP = "score a trained model on AVSBench, MUSIC-AVQA, AVQA or EPIC-KITCHENS-100, also with a modality tampered with"
 EXAMPLE = """crossmamba eval runs/ms3 --data.root /data/AVSBench --perturb none,silence,swap
-  crossmamba eval runs/av_mamba --data.root /data/music-avqa --perturb none,silence,blank --out answers"""
-OF_TASK = {"avs": ("subset", "soft", "clips", "clips_per_batch"), "avqa": ("version", "questions")}
+  crossmamba eval runs/av_mamba --data.root /data/music-avqa --perturb none,silence,blank --out answers
+  crossmamba eval runs/mambavl --data.root /data/EPIC-KITCHENS --question-source generic --out predictions"""
+OF_TASK = {
+    "avs": ("subset", "soft", "clips", "clips_per_batch"),
+    "avqa": ("version", "questions"),
+    "action": eval_action.OPTIONS,
+}
 """Arguments that only one task has."""
 
 
@@ -22,17 +28,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="RUN_OR_FOLDER", help="a run folder, or a folder of save_pretrained")
     parser.add_argument("--data.root", dest="root", required=True, metavar="DIR", help="folder of the data set")
     parser.add_argument(
-        "--split", choices=("train", "val", "test"), help="default: test; val for AVQA, which has no test split"
+        "--split",
+        choices=("train", "val", "test"),
+        help="default: test; val for AVQA, which has no test split, and for actions, whose test labels are hidden",
     )
     parser.add_argument(
         "--perturb",
         metavar="NAMES",
         help="inputs to test with, by commas. Segmentation: none, silence, swap, noise, shift, gain (default: none). "
-        "Questions: none, silence, blank (no picture), question_only, swap, swap_picture (default: as in training)",
+        "Questions: none, silence, blank (no picture), question_only, swap, swap_picture (default: as in training). "
+        "Actions: none, question_only, video_only (default: none; where questions are read, question_only too)",
     )
-    parser.add_argument("--out", metavar="DIR", help="write the predicted masks, or answers by question id, there")
+    parser.add_argument("--out", metavar="DIR", help="write the predicted masks, answers or actions there")
     parser.add_argument("--overwrite", action="store_true", help="let --out replace files in an existing folder")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="does not change the scores (default: 4, or 64)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="does not change the scores (default: 4, 64 or 16)")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="loader processes")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON, as fractions of 1")
@@ -46,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--version", choices=("json_update", "json", "v2", "r"), help="of the annotations (default: as in training)"
     )
     questions.add_argument("--questions", type=int, metavar="N", help="only the first N questions")
+    eval_action.configure(parser.add_argument_group("actions"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"{name} is {value}; it must be at least 1")
     model = from_pretrained(find_model(args.model)).to(pick_device(args.device))
     task = task_of(model.card)
-    no_test = model.card.get("metadata", {}).get("data_set") == "avqa"
+    no_test = model.card.get("metadata", {}).get("data_set") in ("avqa", "epic100")
     args.split = args.split or ("val" if no_test else "test")
     if task not in OF_TASK:
         raise UsageError(f"{args.model} is a model for the task {task!r}; eval knows {', '.join(OF_TASK)}")
@@ -69,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         for name in OF_TASK[other]:
             if getattr(args, name) is not None:
                 raise UsageError(f"--{name.replace('_', '-')} is for {other} models; {args.model} is for {task}")
-    return _run_avs(args, model, out) if task == "avs" else _run_avqa(args, model, out)
+    return {"avs": _run_avs, "avqa": _run_avqa, "action": eval_action.run}[task](args, model, out)
 
 
 def _perturbations(args: argparse.Namespace, default: str) -> list[str]:
@@ -129,11 +139,11 @@ def _run_avqa(args: argparse.Namespace, model: Any, out: Path | None) -> int:
 
 
 def _print_json(args: argparse.Namespace, facts: dict[str, Any], results: dict[str, Any]) -> None:
-    print(json.dumps({"model": args.model, **facts, "split": args.split, "scores": _without_nan(results)}))
+    print(json.dumps({"model": args.model, **facts, "split": args.split, "scores": without_nan(results)}))
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """NaN (nothing to take a mean over) is no JSON; null is."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
