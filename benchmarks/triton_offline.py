@@ -10,6 +10,7 @@ The variants are those that the calls below start: each pass in one phase and in
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import time
 from datetime import date
@@ -54,7 +55,9 @@ def compile_all(target: str) -> dict[str, list[Compiled]]:
         with compiling_for(*TARGETS[target]) as variants:
             start_scan(meta_scan(shape, dtype, **options))
         found[name] = variants
-        print(f"{target}, {name}: {len(variants)} variants, {sum(v.seconds for v in variants):.0f} s", flush=True)
+        spilled = sum(variant.spilled > 0 for variant in variants)
+        seconds = sum(variant.seconds for variant in variants)
+        print(f"{target}, {name}: {len(variants)} variants, {spilled} with spills, {seconds:.0f} s", flush=True)
     with compiling_for(*TARGETS[target]) as variants:
         start_step(8, 1536, 16, HALF)
     found["one step, N 16"] = variants
@@ -81,6 +84,15 @@ def table(target: str, found: dict[str, list[Compiled]]) -> list[str]:
     return [*lines, ""]
 
 
+def write(path: Path, lines: list[str]) -> None:
+    """Replaces the file in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(path.name + ".part")
+    half.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    os.replace(half, path)
+    print(f"wrote {path}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
@@ -98,10 +110,8 @@ def main() -> None:
     ]
     for target in args.targets:
         lines += table(target, compile_all(target))
-    lines.append(f"All of it took {time.perf_counter() - begin:.0f} s on this machine, caches of Triton's included.")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"wrote {args.out}")
+        taken = f"Up to here {time.perf_counter() - begin:.0f} s on this machine, caches of Triton's included."
+        write(args.out, [*lines, taken])  # after each target: a run that is broken off leaves what it has
 
 
 if __name__ == "__main__":

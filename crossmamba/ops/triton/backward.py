@@ -19,6 +19,10 @@ OWN_SLOTS = 5
 """Slots of a program's scratch before those for states (`kernels_backward.STATE_SLOTS`)."""
 SUM_ELEMENTS = 1024
 """Elements that a program of `sum_parts_kernel` adds up."""
+REGISTERS = 255
+"""What a thread of `scan_backward_kernel` may use: all, as plans count on 8 warps of a multiprocessor, no more."""
+SUM_REGISTERS = 64
+"""What a thread of `sum_parts_kernel` may use: 32 warps of a multiprocessor, to hide what its loads take."""
 
 
 def scan_backward(
@@ -73,7 +77,7 @@ def _run(scan: Scan, results: _Results, arguments: dict[str, Any], workspace: in
         here = min(batches, shape.batch - first_batch)
         part = {"scratch": scratch, "slots": slots, "parts": parts if results.row else None}
         part |= {"first_batch": first_batch, "batches": here}
-        scan.start(scan_backward_kernel, here * programs, **arguments, **part, warps=1)
+        scan.start(scan_backward_kernel, here * programs, **arguments, **part, warps=1, registers=REGISTERS)
         if results.row == 0:
             continue
         count, tile_rows = here * launched * rows_of_route, max(1, SUM_ELEMENTS // results.row)
@@ -81,6 +85,7 @@ def _run(scan: Scan, results: _Results, arguments: dict[str, Any], workspace: in
             sum_parts_kernel,
             plan.ceil_div(count, tile_rows),
             warps=4,
+            registers=SUM_REGISTERS,
             parts=parts,
             d_B=results.d_B if scan.how.B == "token" else None,
             d_C=results.d_C if scan.how.C == "token" else None,

@@ -261,11 +261,15 @@ def turn_segment(sums, to, saved, segment, end, at, channels, sizes, how: tl.con
 
 
 @triton.jit
-def open_scratch(to, A, adjoint, k, index, at, channels, how: tl.constexpr):
-    """Puts A and what enters from the right into scratch, and zeros into the sums over time."""
-    count: tl.constexpr = min(how.padded, 16)
-    for walked in range(0, how.padded // count):
-        n = walked * count + tl.arange(0, count)
+def open_scratch(to, A, adjoint, k, index, tiles, at, channels, how: tl.constexpr):
+    """Puts A and what enters from the right into scratch, and zeros into the sums over time.
+
+    tiles is how.parts, as a number that the compiler does not know: it would turn this loop and that of `close_scratch`
+    into straight code and keep the addresses of every state from here to there, past all steps.
+    """
+    count: tl.constexpr = how.padded // how.parts
+    for part in range(0, tiles if how.parts > 1 else 1):
+        n = part * count + tl.arange(0, count)
         zeros = tl.full([count, how.block], 0.0, tl.float32)
         tl.store(slot_tile(to, A_SLOT, n, how), load_tile(A, k, n, at, channels, how))
         tl.store(slot_tile(to, G_SLOT, n, how), load_tile(adjoint, index, n, at, channels, how))
@@ -278,15 +282,15 @@ def open_scratch(to, A, adjoint, k, index, at, channels, how: tl.constexpr):
 
 
 @triton.jit
-def close_scratch(to, sums, adjoint, d_A, d_B, d_C, d_skip, d_steps, index, at, channels, how: tl.constexpr):
+def close_scratch(to, sums, adjoint, d_A, d_B, d_C, d_skip, d_steps, index, tiles, at, channels, how: tl.constexpr):
     """Stores what leaves to the left, and the sums over time."""
-    count: tl.constexpr = min(how.padded, 16)
+    count: tl.constexpr = how.padded // how.parts
     sum_skip, sum_steps = sums
     if how.constant_delta:  # so far Σ_t q, and Σ_t x_t Σ_n g B
         raw = tl.load(route_row(to.delta, to.sample.b, to.sample.k, at), mask=at.in_d, other=0.0).to(tl.float32)
         step, slope = step_size(raw + channel_row(to.delta_bias, to.sample.k, at, channels), how.softplus)
-    for walked in range(0, how.padded // count):
-        n = walked * count + tl.arange(0, count)
+    for part in range(0, tiles if how.parts > 1 else 1):
+        n = part * count + tl.arange(0, count)
         sum_A = tl.load(slot_tile(to, SUM_A_SLOT, n, how))
         if how.constant_delta:
             sum_steps += tl.sum(tl.load(slot_tile(to, A_SLOT, n, how)) * sum_A, axis=0)
@@ -313,9 +317,9 @@ def clear_past_end(to, start, stop, at, how: tl.constexpr):
         clear_rows(to.d_z_rows, to.d_z.token, start, stop, at.in_d)
 
 
-@triton.jit(do_not_specialize=(*COUNTS, "slots"))
+@triton.jit(do_not_specialize=(*COUNTS, "slots", "tiles"))
 def scan_backward_kernel(
-    u, delta, A, B, C, D, z, delta_bias, lengths, order, d_out, saved, adjoint, scratch, slots,
+    u, delta, A, B, C, D, z, delta_bias, lengths, order, d_out, saved, adjoint, scratch, slots, tiles,
     d_u, d_u_total, d_delta, d_z, parts, d_A, d_B, d_C, d_skip, d_steps,
     channels, group_channels, sizes, first_batch, batches, first_route, last_route, how: tl.constexpr,
 ):  # fmt: skip
@@ -348,12 +352,12 @@ def scan_backward_kernel(
             own, parts, sums_row)  # fmt: skip
         if lengths is not None:
             clear_past_end(to, tl.maximum(start, length), stop, at, how)
-        open_scratch(to, A, adjoint, k, index, at, channels, how)
+        open_scratch(to, A, adjoint, k, index, tiles, at, channels, how)
         zeros = tl.full([how.block], 0.0, tl.float32)
         sums = (zeros, zeros)
         segments = tl.cdiv(tl.maximum(end - start, 0), how.checkpoint)
         for behind in range(0, segments):
             segment = start + (segments - 1 - behind) * how.checkpoint
             sums = turn_segment(sums, to, saved, segment, end, at, channels, sizes, how)
-        close_scratch(to, sums, adjoint, d_A, d_B, d_C, d_skip, d_steps, index, at, channels, how)
+        close_scratch(to, sums, adjoint, d_A, d_B, d_C, d_skip, d_steps, index, tiles, at, channels, how)
         tl.debug_barrier()  # the next route reads what this one wrote

@@ -36,12 +36,17 @@ def sum_space(result: Tensor) -> Tensor:
     return result if result.dtype == torch.float32 else torch.empty_like(result, dtype=torch.float32)
 
 
-def start(kernel: Any, started: int, warps: int, **arguments: Any) -> None:
-    """Starts programs of a kernel, if any."""
+def start(kernel: Any, started: int, warps: int, registers: int | None = None, **arguments: Any) -> None:
+    """Starts programs of a kernel, if any. registers: of a thread, at most; None leaves it to the compiler.
+
+    NVIDIA's assembler spills a value or two where that lets more warps reside. A plan that counts on fewer of them says
+    how many registers there are. (AMD's compiler does not take the option.)
+    """
     if started > 0:
+        limit = {} if registers is None or torch.version.hip else {"maxnreg": registers}
         # num_stages: the loads of a block are in flight before its arithmetic as it is. enable_fp_fusion: said, because
         # Triton's default is about to change.
-        kernel[(started,)](**arguments, num_warps=warps, num_stages=1, enable_fp_fusion=True)
+        kernel[(started,)](**arguments, **limit, num_warps=warps, num_stages=1, enable_fp_fusion=True)
 
 
 class Scan:
@@ -90,13 +95,17 @@ class Scan:
             "channels": shape.channels,
             "group_channels": group_channels,
             "sizes": self.sizes,
+            "tiles": config.parts,
             "how": self.how,
         }
 
-    def start(self, kernel: Any, started: int, warps: int | None = None, **arguments: Any) -> None:
+    def start(
+        self, kernel: Any, started: int, warps: int | None = None, registers: int | None = None, **arguments: Any
+    ) -> None:
         """Starts programs of a kernel with the scan's arguments and those given here; it takes what it asks for."""
         known = {**self.arguments, **arguments}
-        start(kernel, started, warps or self.config.warps, **{name: known[name] for name in kernel.arg_names})
+        asked = {name: known[name] for name in kernel.arg_names}
+        start(kernel, started, warps or self.config.warps, registers, **asked)
 
     def tile_space(self, chunks: int) -> Tensor:
         """Room for a state (N, D) of each sample, route and chunk."""
