@@ -19,6 +19,11 @@ The rules
 * A narrator says the class's key in 7 of 10 cases, otherwise another of its words ("mug", "pick up"); one in four
   tellings of a put names a neighbour too, so `all_nouns` may have two.
 
+How hard it is (default set, one seed, val split): the small video encoder with a short convolution over the time of 8
+frames and two linear heads tells 77 % of the verbs and 51 % of the nouns after 10 epochs, a minute of one core; with
+eight copies of the middle frame in place of the eight, 44 % of the verbs after 15, and take from put no better than by
+chance. The train split's commonest verb is right in 21 %.
+
 What a score here means: that a model found what a drawn hand does with which of some drawn things, and the chain it
 follows. It says nothing of real kitchens. Ids, instances and numbers of classes are this world's, not the official
 ones.
