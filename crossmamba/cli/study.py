@@ -10,12 +10,13 @@ from pathlib import Path
 HELP = "train and score all rows of a study (an ablation table), and print the table"
 EXAMPLE = """crossmamba study av-mamba-table2 --data.root data/concerts --out runs/table2 --seeds 0 1 2 --jobs 2
   crossmamba study avqa --data.root data/concerts --out runs/avqa
+  crossmamba study action --data.root data/kitchen --out runs/action --jobs 2
   crossmamba study --list"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
-    parser.add_argument("name", nargs="?", help="av-mamba-table2, shmamba-ablations or avqa; see --list")
+    parser.add_argument("name", nargs="?", help="av-mamba-table2, shmamba-ablations, avqa, action, ...; see --list")
     parser.add_argument("--list", action="store_true", help="list the studies with their rows, and end")
     parser.add_argument("--data.root", dest="root", metavar="DIR", help="the data set, with its features")
     parser.add_argument("--out", metavar="DIR", help="the study's folder; the same command goes on from what is there")
@@ -29,6 +30,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="of each training (default: the cores shared out)")
     parser.add_argument(
         "--train", default="", metavar="'OPTIONS'", help="further options of every training: '--trainer.max_epochs 1'"
+    )
+    parser.add_argument(
+        "--prepare",
+        default="",
+        metavar="'OPTIONS'",
+        help="the same of the trainings that come before the rows (action)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -58,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         scale=args.scale,
         split=args.split,
         train=tuple(shlex.split(args.train)),
+        prepare=tuple(shlex.split(args.prepare)),
         rows=None if args.rows is None else tuple(args.rows),
         jobs=args.jobs,
         threads=args.threads,

@@ -6,77 +6,37 @@ score is taken with. To add a study: a `Study` in `STUDIES`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from crossmamba.errors import UsageError
+from crossmamba.tasks.studies_action import ACTION, ACTION_ANTICIPATION
+from crossmamba.tasks.study_rows import Row, Study, model_args
 
 BASES = MappingProxyType(
     {
-        "small": {"av_mamba": "avqa/demo_av_mamba", "shmamba": "avqa/demo_shmamba", "avst": "avqa/demo_avst"},
+        "small": {
+            "av_mamba": "avqa/demo_av_mamba",
+            "shmamba": "avqa/demo_shmamba",
+            "avst": "avqa/demo_avst",
+            "action": "action/demo_kitchen_tokens",
+            "anticipation": "action/demo_kitchen_anticipation",
+        },
         "full": {
             "av_mamba": "avqa/av_mamba_music_avqa",
             "shmamba": "avqa/shmamba_music_avqa",
             "avst": "avqa/avst_music_avqa",
+            "action": "action/recognition_avion_l",
+            "anticipation": "action/anticipation_avion_l",
         },
     }
 )
 """The config of each model at each scale."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of a study: a training per seed.
-
-    Attributes:
-        name: of the line.
-        model: a key of `BASES`.
-        overrides: arguments of `crossmamba train` after the base config's.
-        perturbations: with which the test split is scored; each is a line of the result. The first is the row's own.
-        published: the paper's scores on MUSIC-AVQA by column, to be shown beside; another data set, so not comparable.
-    """
-
-    name: str
-    model: str
-    overrides: tuple[str, ...] = ()
-    perturbations: tuple[str, ...] = ("none",)
-    published: tuple[tuple[str, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class Study:
-    """A table: `title` stands over it, `about` says what it asks."""
-
-    name: str
-    title: str
-    about: str
-    rows: tuple[Row, ...]
-
-    def chosen(self, names: list[str] | None) -> tuple[Row, ...]:
-        """The rows of these names, all if None.
-
-        Raises:
-            UsageError: a name that no row has.
-        """
-        known = {row.name: row for row in self.rows}
-        if unknown := [name for name in names or () if name not in known]:
-            raise UsageError(f"study {self.name} has no row {unknown[0]!r}; it has: {', '.join(map(repr, known))}")
-        return tuple(row for row in self.rows if names is None or row.name in names)
-
-
-def _args(**values: object) -> tuple[str, ...]:
-    """Arguments of the model's builder as arguments of the command."""
-    return tuple(
-        part
-        for key, value in values.items()
-        for part in (f"--model.model_args.{key}", str(value).lower() if isinstance(value, bool) else str(value))
-    )
-
-
 def _table2(name: str, space: str, time: str, *scores: float | None) -> Row:
     columns = zip(("A", "V", "AV", "All"), scores, strict=False)
     published = tuple((column, score) for column, score in columns if score is not None)
-    return Row(name, "av_mamba", _args(space=space, time=time), published=published)
+    return Row(name, "av_mamba", model_args(space=space, time=time), published=published)
 
 
 AV_MAMBA_TABLE_2 = Study(
@@ -103,16 +63,16 @@ SHMAMBA_ABLATIONS = Study(
     "that its summary names, taken out or replaced one at a time.",
     (
         Row("SHMamba", "shmamba"),
-        Row("no alignment", "shmamba", _args(alignment="none")),
-        Row("fixed curvature", "shmamba", _args(curvature="fixed")),
-        Row("no Mamba", "shmamba", _args(mamba=False)),
-        Row("no cross fusion", "shmamba", _args(fusion="none")),
-        Row("concatenation fusion", "shmamba", _args(fusion="concat")),
-        Row("Mamba shared across modalities", "shmamba", _args(share="across_modality")),
-        Row("one Mamba for all", "shmamba", _args(share="all")),
-        Row("alignment by bare distance", "shmamba", _args(alignment="distance")),
-        Row("alignment by Gram matrices", "shmamba", _args(alignment="gram_mse")),
-        Row("Mamba on ball coordinates", "shmamba", _args(space="ball")),
+        Row("no alignment", "shmamba", model_args(alignment="none")),
+        Row("fixed curvature", "shmamba", model_args(curvature="fixed")),
+        Row("no Mamba", "shmamba", model_args(mamba=False)),
+        Row("no cross fusion", "shmamba", model_args(fusion="none")),
+        Row("concatenation fusion", "shmamba", model_args(fusion="concat")),
+        Row("Mamba shared across modalities", "shmamba", model_args(share="across_modality")),
+        Row("one Mamba for all", "shmamba", model_args(share="all")),
+        Row("alignment by bare distance", "shmamba", model_args(alignment="distance")),
+        Row("alignment by Gram matrices", "shmamba", model_args(alignment="gram_mse")),
+        Row("Mamba on ball coordinates", "shmamba", model_args(space="ball")),
     ),
 )
 
@@ -136,7 +96,9 @@ AVQA = Study(
     ),
 )
 
-STUDIES = MappingProxyType({study.name: study for study in (AV_MAMBA_TABLE_2, SHMAMBA_ABLATIONS, AVQA)})
+STUDIES = MappingProxyType(
+    {study.name: study for study in (AV_MAMBA_TABLE_2, SHMAMBA_ABLATIONS, AVQA, ACTION, ACTION_ANTICIPATION)}
+)
 
 
 def study_of(name: str) -> Study:

@@ -1,6 +1,7 @@
 """Runs a study: every row with every seed trained and scored in processes of its own, then one table.
 
     OUT/settings.json             what decides the outcome; another call with other settings is refused
+    OUT/prepared/seed0/           what the study makes first, if anything (`Preparation`); done/K: its step K is done
     OUT/ROW/seed0/run/            the run folder of `crossmamba train`
     OUT/ROW/seed0/predictions/    answers by question id, as `crossmamba eval --out` writes them
     OUT/ROW/seed0/scores.json     the test scores; a row and seed that has it is done and not done again
@@ -32,7 +33,8 @@ from tqdm import tqdm
 
 from crossmamba.errors import CrossmambaError, DataError, UsageError
 from crossmamba.tasks.run_folder import write_text_atomically
-from crossmamba.tasks.studies import BASES, Row, Study
+from crossmamba.tasks.studies import BASES
+from crossmamba.tasks.study_rows import Row, Study
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class StudyOptions:
     Args:
         root: of the data set. out: the study's folder.
         seeds: of the trainings. scale: key of `BASES`. split: that is scored.
-        train: further arguments of every `crossmamba train`. rows: names of the rows to run, None for all.
+        train: further arguments of every row's `crossmamba train`. rows: names of the rows to run, None for all.
+        prepare: further arguments of the trainings that come before the rows.
         jobs: trainings side by side. threads: of each; None shares the cores.
     """
 
@@ -52,6 +55,7 @@ class StudyOptions:
     scale: str = "small"
     split: str = "test"
     train: tuple[str, ...] = ()
+    prepare: tuple[str, ...] = ()
     rows: tuple[str, ...] | None = None
     jobs: int = 1
     threads: int | None = None
@@ -65,7 +69,7 @@ class StudyOptions:
         if self.jobs < 1 or (self.threads is not None and self.threads < 1):
             raise UsageError(f"--jobs is {self.jobs} and --threads {self.threads}; both must be at least 1")
         if not self.root.is_dir():
-            raise DataError(f"{self.root}: there is no such folder (`crossmamba data synth music-avqa DIR` makes one)")
+            raise DataError(f"{self.root}: there is no such folder (`crossmamba data synth` makes one)")
 
     def settings(self, study: Study) -> dict[str, Any]:
         """What must be the same when a study goes on; rows and seeds may be added."""
@@ -75,16 +79,18 @@ class StudyOptions:
             "scale": self.scale,
             "split": self.split,
             "train": list(self.train),
+            **({"prepare": list(self.prepare)} if study.preparation(self.scale).steps else {}),
         }
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training with its scores. `folder`: OUT/ROW/seedN."""
+    """A training with its scores. `folder`: OUT/ROW/seedN. `headline`: the column that is told at its end."""
 
     row: Row
     seed: int
     folder: Path
+    headline: str = "All"
 
     @property
     def scores_file(self) -> Path:
@@ -94,22 +100,72 @@ class Job:
     def run(self) -> Path:
         return self.folder / "run"
 
-    def train_arguments(self, options: StudyOptions) -> list[str]:
-        """Of `crossmamba train`: a new run, or a stopped one resumed."""
-        if (self.run / "config.yaml").exists():
-            return ["train", "--resume", str(self.run)]
+    def train_arguments(self, options: StudyOptions, more: Sequence[str] = ()) -> list[str]:
+        """Of `crossmamba train`."""
         base = BASES[options.scale][self.row.model]
         return [
             *("train", "--config", base, "--data.root", str(options.root), "--run.dir", str(self.run)),
-            *("--seed", str(self.seed), *self.row.overrides, *options.train),
+            *("--seed", str(self.seed), *self.row.overrides, *more, *options.train),
         ]
 
-    def eval_arguments(self, options: StudyOptions) -> list[str]:
+    def eval_arguments(self, options: StudyOptions, more: Sequence[str] = ()) -> list[str]:
         """Of `crossmamba eval`."""
         return [
             *("eval", str(self.run), "--data.root", str(options.root), "--split", options.split, "--json"),
             *("--perturb", ",".join(self.row.perturbations), "--out", str(self.folder / "predictions"), "--overwrite"),
+            *more,
         ]
+
+
+class Prepared:
+    """What a study makes before its rows, once a seed; who comes while another makes it waits.
+
+    Args:
+        study, options: see there.
+    """
+
+    def __init__(self, study: Study, options: StudyOptions) -> None:
+        self.options, self.about = options, study.preparation(options.scale)
+        self._locks = {seed: threading.Lock() for seed in options.seeds}
+
+    def make(self, seed: int, processes: Processes) -> None:
+        """Does the steps that are not done."""
+        folder = self.folder(seed)
+        with self._locks[seed]:
+            for number, step in enumerate(self.about.steps):
+                mark = folder / "done" / str(number)
+                if mark.exists():
+                    continue
+                arguments = self.filled(step, seed)
+                if arguments[0] == "train":
+                    arguments = resumed([*arguments, *self.options.prepare])
+                if "--out" in arguments:  # the commands want its folder to be there
+                    Path(arguments[arguments.index("--out") + 1]).parent.mkdir(parents=True, exist_ok=True)
+                processes.run(arguments, folder / "log.txt")
+                mark.parent.mkdir(parents=True, exist_ok=True)
+                mark.touch()
+
+    def folder(self, seed: int) -> Path:
+        """OUT/prepared/seedN."""
+        return self.options.out / "prepared" / f"seed{seed}"
+
+    def filled(self, texts: Sequence[str], seed: int) -> list[str]:
+        """The texts with their places filled in."""
+        places = {"{root}": str(self.options.root), "{seed}": str(seed), "{prepared}": str(self.folder(seed))}
+        filled = list(texts)
+        for place, value in places.items():
+            filled = [text.replace(place, value) for text in filled]
+        return filled
+
+
+def resumed(arguments: Sequence[str]) -> list[str]:
+    """Arguments of `crossmamba train`: those of a new run, or of the same one resumed where it was stopped."""
+    run = Path(arguments[arguments.index("--run.dir") + 1])
+    if (run / "config.yaml").exists():
+        return ["train", "--resume", str(run)]
+    if run.exists():  # a process killed while it made the folder leaves one that can neither be resumed nor written
+        shutil.rmtree(run)
+    return list(arguments)
 
 
 def slug(name: str) -> str:
@@ -175,7 +231,11 @@ def _last_line(log: Path) -> str:
 def jobs_of(study: Study, options: StudyOptions) -> list[Job]:
     """All trainings, the first seed of every row first: an early look at the table has all rows."""
     rows = study.chosen(None if options.rows is None else list(options.rows))
-    return [Job(row, seed, options.out / slug(row.name) / f"seed{seed}") for seed in options.seeds for row in rows]
+    return [
+        Job(row, seed, options.out / slug(row.name) / f"seed{seed}", study.headline)
+        for seed in options.seeds
+        for row in rows
+    ]
 
 
 def run_study(study: Study, options: StudyOptions, *, progress: bool = True) -> list[Job]:
@@ -193,12 +253,12 @@ def run_study(study: Study, options: StudyOptions, *, progress: bool = True) -> 
     _claim(study, options)
     waiting = [job for job in jobs if not job.scores_file.exists()]
     threads = options.threads or max(1, (os.cpu_count() or 1) // options.jobs)
-    processes = Processes(threads)
+    processes, prepared = Processes(threads), Prepared(study, options)
     bar = tqdm(
         total=len(jobs), initial=len(jobs) - len(waiting), desc=study.name, unit="training", disable=not progress
     )
     with bar, _sigterm_as_interrupt(), ThreadPoolExecutor(max_workers=options.jobs) as pool:
-        futures = [pool.submit(_do, job, options, processes, bar) for job in waiting]
+        futures = [pool.submit(_do, job, prepared, processes, bar) for job in waiting]
         try:
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             for future in done:
@@ -228,31 +288,27 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _do(job: Job, options: StudyOptions, processes: Processes, bar: tqdm[Any]) -> None:
-    started = time.monotonic()
+def _do(job: Job, prepared: Prepared, processes: Processes, bar: tqdm[Any]) -> None:
+    prepared.make(job.seed, processes)
+    started, options, log = time.monotonic(), prepared.options, job.folder / "log.txt"
     trained = job.run / "finished"
     if not trained.exists():
-        _forget_half_made(job.run)
-        processes.run(job.train_arguments(options), job.folder / "log.txt")
+        more = prepared.filled(prepared.about.train, job.seed)
+        processes.run(resumed(job.train_arguments(options, more)), log)
         trained.touch()
-    scores = processes.run(job.eval_arguments(options), job.folder / "log.txt")
+    scores = processes.run(job.eval_arguments(options, prepared.filled(prepared.about.evaluate, job.seed)), log)
     write_text_atomically(job.scores_file, scores)
-    bar.write(
-        f"{job.row.name}, seed {job.seed}: {_headline(json.loads(scores))} ({time.monotonic() - started:.0f} s)",
-        file=sys.stderr,
-    )
+    seconds = time.monotonic() - started
+    told = _headline(json.loads(scores), job.headline)
+    bar.write(f"{job.row.name}, seed {job.seed}: {told} ({seconds:.0f} s)", file=sys.stderr)
     bar.update()
 
 
-def _forget_half_made(run: Path) -> None:
-    """A process that was killed while it made the folder leaves one that can neither be resumed nor written."""
-    if run.exists() and not (run / "config.yaml").exists():
-        shutil.rmtree(run)
-
-
-def _headline(scores: dict[str, Any]) -> str:
-    shares = {name: values["accuracy"]["All"] for name, values in scores["scores"].items()}
-    return ", ".join(f"{name} All {'-' if share is None else f'{100 * share:.1f}'}" for name, share in shares.items())
+def _headline(scores: dict[str, Any], column: str) -> str:
+    shares = {name: values["accuracy"][column] for name, values in scores["scores"].items()}
+    return ", ".join(
+        f"{name} {column} {'-' if share is None else f'{100 * share:.1f}'}" for name, share in shares.items()
+    )
 
 
 def _claim(study: Study, options: StudyOptions) -> None:

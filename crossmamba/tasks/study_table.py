@@ -8,7 +8,7 @@ import platform
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ import torch
 import crossmamba
 from crossmamba.errors import DataError
 from crossmamba.metrics.avqa import COLUMNS
+from crossmamba.questions.records import describe, needs_warning
 from crossmamba.tasks.progress import read_table
 from crossmamba.tasks.run_folder import write_text_atomically
-from crossmamba.tasks.studies import Study
 from crossmamba.tasks.study import Job, StudyOptions
+from crossmamba.tasks.study_ceilings import Ceilings, read_ceilings
+from crossmamba.tasks.study_rows import Study
 
 SENSES = {
     "none": "",
@@ -29,13 +31,8 @@ SENSES = {
     "question_only": "question only",
     "swap": "sound swapped",
     "swap_picture": "picture swapped",
+    "video_only": "questions dropped",
 }
-CEILINGS = (
-    ("question only", ("question_only", "from_train")),
-    ("picture only", ("picture_only", "expected")),
-    ("sound only", ("sound_only", "expected")),
-)
-"""Lines of the table, and where their columns stand in ceilings.json."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +42,10 @@ class Line:
     Attributes:
         name, perturbation: of the line. model: registered name.
         seeds: that were run. scores: column -> per cent of each seed, NaN where a column has no question.
-        parameters: of the model. train_seconds, milliseconds: of a training, and of answering one question.
+        parameters: of the model. train_seconds, milliseconds: of a training, and of one sample.
         published: the paper's scores on MUSIC-AVQA by column.
+        source: where the questions came from, for studies of actions.
+        beside: what else was scored on the same samples: name -> column -> per cent of each seed.
     """
 
     name: str
@@ -58,6 +57,8 @@ class Line:
     train_seconds: Sequence[float]
     milliseconds: Sequence[float]
     published: Mapping[str, float]
+    source: str | None = None
+    beside: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
 
 
 def lines_of(jobs: Sequence[Job]) -> list[Line]:
@@ -86,18 +87,33 @@ def _line(jobs: Sequence[Job], perturbation: str) -> Line:
         perturbation=perturbation,
         model=results[0]["name"],
         seeds=tuple(job.seed for job in jobs),
-        scores={
-            column: [
-                math.nan if scores["accuracy"][column] is None else 100 * scores["accuracy"][column]
-                for scores in scored
-            ]
-            for column in scored[0]["accuracy"]
-        },
+        scores=_by_column([scores["accuracy"] for scores in scored]),
         parameters=results[0]["parameters"],
         train_seconds=[_train_seconds(job) for job in jobs],
-        milliseconds=[1000 * scores["seconds_per_question"] for scores in scored],
+        milliseconds=[1000 * scores.get("seconds_per_question", scores.get("seconds_per_clip")) for scores in scored],
         published=dict(row.published) if own else {},
+        source=scored[0].get("question_source"),
+        beside=_beside(results),
     )
+
+
+def _by_column(shares: Sequence[Mapping[str, float | None]]) -> dict[str, list[float]]:
+    """Fractions of each seed -> column -> per cent of each seed; NaN where there is none."""
+    return {
+        column: [math.nan if (share := one.get(column)) is None else 100 * share for one in shares]
+        for column in shares[0]
+    }
+
+
+def _beside(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """What the reports of actions have beside the model: the words alone, and the class prior."""
+    found = {}
+    if all(result.get("prior") for result in results):
+        found["class prior of train"] = _by_column([result["prior"] for result in results])
+    if all(result.get("probe") and result.get("task") == "recognition" for result in results):
+        source = results[0]["question_source"]
+        found[f"words of {source} questions, a linear model"] = _by_column([result["probe"] for result in results])
+    return found
 
 
 def _train_seconds(job: Job) -> float:
@@ -112,24 +128,6 @@ def _read(path: Path) -> Any:
         raise DataError(f"{path}: {error}; delete the file, and the same study command makes it again") from error
 
 
-def read_ceilings(root: Path, split: str) -> dict[str, dict[str, float]]:
-    """What can be scored without a sense, per cent by column, for each line of `CEILINGS`; {} for a set without.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    path = root / "ceilings.json"
-    if not path.exists():
-        return {}
-    content = _read(path)
-    if content.get("split", split) != split:
-        return {}
-    try:
-        return {title: dict(content[first][second]["columns"]) for title, (first, second) in CEILINGS}
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: {error!r} is missing; make the set again") from error
-
-
 def spread(values: Sequence[float]) -> tuple[float, float]:
     """(mean, standard deviation of the sample); the latter NaN for one value, both NaN where a value is."""
     mean = statistics.fmean(values)
@@ -137,19 +135,24 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     return mean, statistics.stdev(values) if known else math.nan
 
 
-def markdown(study: Study, lines: Sequence[Line], ceilings: Mapping[str, Mapping[str, float]], facts: str) -> str:
+def markdown(study: Study, lines: Sequence[Line], ceilings: Ceilings, facts: str) -> str:
     """The table as markdown: `All` and the three groups first, then the nine types."""
     columns = _columns(lines)
     text = [f"## {study.title}", "", study.about, "", facts, ""]
-    text += [_row("", [*columns, "parameters", "training", "a question"]), "|---|" + "--:|" * (len(columns) + 3)]
-    for title, values in ceilings.items():
+    heads = [*columns, "parameters", "training", f"a {study.unit}"]
+    text += [_row("", heads), "|---|" + "--:|" * (len(columns) + 3)]
+    for title, values in ceilings.lines.items():
         cells = ["-" if values.get(c) is None else f"{values[c]:.1f}" for c in columns]
         text.append(_row(f"*ceiling: {title}*", [*cells, "", "", ""]))
+    for title, scores in {name: scores for line in lines for name, scores in line.beside.items()}.items():
+        cells = ["" if c not in scores else _cell(scores[c]) for c in columns]
+        text.append(_row(f"*{title}*", [*cells, "", "", ""]))
     for line in lines:
         cells = [_cell(line.scores[column]) for column in columns]
         seconds, milliseconds = statistics.fmean(line.train_seconds), statistics.fmean(line.milliseconds)
         text.append(_row(line.name, [*cells, f"{line.parameters:,}", f"{seconds:.0f} s", f"{milliseconds:.2f} ms"]))
-    text += ["", "Per cent of the questions: mean ± standard deviation over the seeds. " + _notes(lines, ceilings)]
+    text += ["", f"{study.measure}: mean ± standard deviation over the seeds. {_notes(lines, ceilings)}".rstrip()]
+    text += _told_sources(lines)
     if any(line.published for line in lines):
         text += ["", *_published(lines)]
     return "\n".join(text) + "\n"
@@ -161,16 +164,24 @@ def _columns(lines: Sequence[Line]) -> list[str]:
     return [c for c in first if c in known] + [c for c in known if c not in first]
 
 
-def _notes(lines: Sequence[Line], ceilings: Mapping[str, Any]) -> str:
-    notes = ["A, V, AV and All are micro averages."]
+def _notes(lines: Sequence[Line], ceilings: Ceilings) -> str:
+    notes = ["A, V, AV and All are micro averages."] if "All" in _columns(lines) else []
     if len({line.seeds for line in lines}) > 1:
         notes.append("Not every row has all seeds yet.")
-    if ceilings:
-        notes.append(
-            "Ceilings are computed from the set's scene truth: what an answerer can score that knows the question (as "
-            "the train questions teach it), and besides it all of the picture's truth or all of the sound's."
-        )
+    if ceilings.lines:
+        notes.append(ceilings.about)
     return " ".join(notes)
+
+
+def _told_sources(lines: Sequence[Line]) -> list[str]:
+    """Every question source of the table in words, and a warning where oracle stands beside others."""
+    sources = list(dict.fromkeys(line.source for line in lines if line.source is not None))
+    text = [f"* {describe(source)}" for source in sources]
+    if needs_warning(sources):
+        text.append(
+            "* **Oracle lines do not compare with the others**: their questions were made from the true labels."
+        )
+    return ["", *text] if text else []
 
 
 def _published(lines: Sequence[Line]) -> list[str]:
@@ -218,7 +229,7 @@ def write_result(study: Study, options: StudyOptions, jobs: Sequence[Job], comma
     Raises:
         DataError: a file of the study or the ceilings cannot be read.
     """
-    lines, ceilings = lines_of(jobs), read_ceilings(options.root, options.split)
+    lines, ceilings = lines_of(jobs), read_ceilings(options.root, options.split, study.name)
     facts = {
         "study": study.name,
         "command": shlex.join(["crossmamba", *command]),
@@ -226,7 +237,7 @@ def write_result(study: Study, options: StudyOptions, jobs: Sequence[Job], comma
         "versions": {"crossmamba": crossmamba.__version__, "torch": torch.__version__},
         "settings": options.settings(study),
     }
-    result = {**facts, "ceilings": ceilings, "rows": [_plain(line) for line in lines]}
+    result = {**facts, "ceilings": ceilings.lines, "rows": [_plain(line, study.unit) for line in lines]}
     write_text_atomically(options.out / "study.json", json.dumps(result, indent=1) + "\n")
     said = f"Made by `{facts['command']}` with crossmamba {crossmamba.__version__} and torch {torch.__version__} on "
     text = markdown(
@@ -236,7 +247,7 @@ def write_result(study: Study, options: StudyOptions, jobs: Sequence[Job], comma
     return text
 
 
-def _plain(line: Line) -> dict[str, Any]:
+def _plain(line: Line, unit: str) -> dict[str, Any]:
     """A line for JSON; NaN becomes null."""
 
     def clean(values: Sequence[float]) -> list[float | None]:
@@ -251,6 +262,12 @@ def _plain(line: Line) -> dict[str, Any]:
         "mean": {column: clean([spread(values)[0]])[0] for column, values in line.scores.items()},
         "parameters": line.parameters,
         "train_seconds": clean(line.train_seconds),
-        "milliseconds_per_question": clean(line.milliseconds),
+        f"milliseconds_per_{unit}": clean(line.milliseconds),
         "published": dict(line.published),
+        **({} if line.source is None else {"question_source": line.source}),
+        **(
+            {"beside": {name: {c: clean(v) for c, v in values.items()} for name, values in line.beside.items()}}
+            if line.beside
+            else {}
+        ),
     }

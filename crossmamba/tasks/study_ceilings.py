@@ -1,0 +1,103 @@
+"""What can be scored on a synthetic set by who knows less than everything, beside a study's table.
+
+ROOT/ceilings.json         the concerts': `data.synth.music`
+ROOT/truth/ceilings.json   the kitchen's: `data.synth.kitchen.ceilings`
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crossmamba.errors import DataError
+
+CONCERTS = (
+    ("question only", ("question_only", "from_train")),
+    ("picture only", ("picture_only", "expected")),
+    ("sound only", ("sound_only", "expected")),
+)
+"""Lines of the table, and where their columns stand in ceilings.json."""
+_CONCERTS = (
+    "Ceilings are computed from the set's scene truth: what an answerer can score that knows the question (as the "
+    "train questions teach it), and besides it all of the picture's truth or all of the sound's."
+)
+KITCHEN = {
+    "action": (
+        "recognition",
+        "top1",
+        (("the noun told", "true_noun"), ("the verb told", "true_verb"), ("one frame", "one_frame")),
+    ),
+    "action-anticipation": (
+        "anticipation",
+        "mt5r_lift",
+        (("the past seen", "seen_past"), ("the last action alone", "last_action")),
+    ),
+}
+"""By study: the part of the file, the measure, and its lines."""
+_KITCHEN = {
+    "action": "Ceilings are of who knows the noun (or the verb) and guesses the rest by the train split, and of who "
+    "sees one frame from the middle of an action, which does not tell movements from the same backwards.",
+    "action-anticipation": "Ceilings are computed from the law of the synthetic kitchen: of who saw all that was done "
+    "up to one second before, and of who knows the last action alone.",
+}
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Per cent by line and column, and what they are."""
+
+    lines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    about: str = ""
+
+
+def read_ceilings(root: Path, split: str, study: str = "") -> Ceilings:
+    """The ceilings of a set for a study; empty for a set or a split without.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    if study in KITCHEN:
+        return _kitchen(root / "truth" / "ceilings.json", split, study)
+    path = root / "ceilings.json"
+    if not path.exists():
+        return Ceilings()
+    content = _read(path)
+    if content.get("split", split) != split:
+        return Ceilings()
+    try:
+        lines = {title: dict(content[first][second]["columns"]) for title, (first, second) in CONCERTS}
+    except (KeyError, TypeError) as error:
+        raise _damaged(path, error) from error
+    return Ceilings(lines, _CONCERTS)
+
+
+def _kitchen(path: Path, split: str, study: str) -> Ceilings:
+    part, measure, wanted = KITCHEN[study]
+    if not path.exists():
+        return Ceilings()
+    try:
+        known = _read(path)[part].get(split)
+        if known is None:
+            return Ceilings()
+        everything = known["all"]
+        lines = {
+            title: {slot: float(everything[name][slot][measure]) for slot in ("verb", "noun", "action")}
+            for title, name in wanted
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+    return Ceilings(lines, _KITCHEN[study])
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: {error!r} is missing; make the set again")
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: {error}; make the set again") from error
