@@ -194,9 +194,9 @@ def score_models(data: Path, runs: dict[str, Path]) -> dict[str, Any]:
     """Accuracies of the test split in per cent: of each model, as it is and with a sense taken away; the ceilings."""
     from crossmamba.models import from_pretrained
     from crossmamba.tasks.evaluate_avqa import evaluate_avqa
-    from crossmamba.tasks.study_table import read_ceilings
+    from crossmamba.tasks.study_ceilings import read_ceilings
 
-    scores: dict[str, Any] = {"models": {}, "ceilings": read_ceilings(data, "test")}
+    scores: dict[str, Any] = {"models": {}, "ceilings": read_ceilings(data, "test").lines}
     for name, run in runs.items():
         results = evaluate_avqa(from_pretrained(run / "model"), data, perturbations=PERTURBATIONS)
         scores["models"][name] = {
