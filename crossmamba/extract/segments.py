@@ -41,7 +41,15 @@ from crossmamba.extract.recipes import Recipe
 from crossmamba.extract.store import clear_leftovers, valid_npy, write_npy
 from crossmamba.extract.videos import BAD, KEPT, MADE
 
-__all__ = ["TOKEN_RECIPES", "SegmentJob", "describe_segments", "extract_segment", "opened", "token_recipes_for"]
+__all__ = [
+    "TOKEN_RECIPES",
+    "SegmentJob",
+    "describe_segments",
+    "extract_segment",
+    "load_token_encoder",
+    "opened",
+    "token_recipes_for",
+]
 
 TOKEN_RECIPES: dict[str, Recipe] = {
     name: Recipe(name, f"tokens_{name}", "clip", name, name, "tokens", None, f"tokens of a segment by {name}, [L, d]")
@@ -161,23 +169,37 @@ def opened(job: SegmentJob) -> Opened:
 def _load(job: SegmentJob) -> tuple[VideoEncoder, dict[str, str]]:
     if job.dtype not in ("float32", "float16"):
         raise UsageError(f"dtype is {job.dtype!r}; expected float32 or float16")
-    source = job.weights
+    encoder, source = load_token_encoder(
+        job.feature, job.weights, frames=job.frames, image=job.image, activation=job.activation
+    )
+    return encoder, {"source": source, "sha256": digest(encoder)}
+
+
+def load_token_encoder(
+    name: str, weights: str, *, frames: int | None = None, image: int | None = None, activation: str | None = None
+) -> tuple[VideoEncoder, str]:
+    """A frozen video encoder with its weights, and where they came from; arguments as `SegmentJob`.
+
+    Raises:
+        UsageError: an activation for an encoder that has no choice. CheckpointError: weights that do not load.
+    """
+    source = weights
     if (Path(source) / "model" / "model.safetensors").is_file():  # a training run
         source = str(Path(source) / "model")
-    options = {} if source == RANDOM else _options_of(job.feature, source)
-    if job.activation is not None:
-        if not job.feature.startswith(("avion", "lavila")) or job.activation not in ("gelu", "quick_gelu"):
-            raise UsageError(f"activation is {job.activation!r}: it is gelu or quick_gelu, of avion and lavila alone")
-        options |= {"quick_gelu": job.activation == "quick_gelu"}
-    if job.feature != "small_video":  # which takes any number of frames of any size
-        options |= {"image": job.image} if job.image is not None else {}
-        options |= {"frames": job.frames} if job.frames is not None else {}
+    options = {} if source == RANDOM else _options_of(name, source)
+    if activation is not None:
+        if not name.startswith(("avion", "lavila")) or activation not in ("gelu", "quick_gelu"):
+            raise UsageError(f"activation is {activation!r}: it is gelu or quick_gelu, of avion and lavila alone")
+        options |= {"quick_gelu": activation == "quick_gelu"}
+    if name != "small_video":  # which takes any number of frames of any size
+        options |= {"image": image} if image is not None else {}
+        options |= {"frames": frames} if frames is not None else {}
     torch.manual_seed(0)  # random weights are the same in every process
-    encoder = build_video_encoder(job.feature, **options)
+    encoder = build_video_encoder(name, **options)
     if source != RANDOM:
         load_encoder_weights(encoder, source)
     encoder.set_frozen(True)
-    return encoder, {"source": source, "sha256": digest(encoder)}
+    return encoder, source
 
 
 def _options_of(name: str, source: str) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""A video in, a typed result out: masks of what sounds (`avs`), answers to questions (`avqa`). No Lightning.
+"""A video in, a typed result out: masks of what sounds (`avs`), answers to questions (`avqa`), actions with their times
+(`action`). No Lightning.
 
 `load_pipeline` reads a run or a model folder and gives the pipeline of the task that its card names.
 """
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from crossmamba.errors import CheckpointError
+from crossmamba.predict.action import ActionPipeline, load_actions
+from crossmamba.predict.action_result import ActionResult, MomentResult
 from crossmamba.predict.avqa import Answer, AVQAPipeline, AVQAResult
 from crossmamba.predict.avs import FRAME_IN_SECOND, AVSPipeline, AVSResult, AVSStream, SecondResult
 from crossmamba.predict.common import LEAST_SECOND, check_video, find_model, pick_device, task_of
@@ -23,7 +26,10 @@ __all__ = [
     "AVSPipeline",
     "AVSResult",
     "AVSStream",
+    "ActionPipeline",
+    "ActionResult",
     "Answer",
+    "MomentResult",
     "SecondResult",
     "check_video",
     "find_model",
@@ -46,10 +52,11 @@ def load_pipeline(
         folder_or_run: `runs/NAME` (its `model/` is taken) or a folder with config.json and model.safetensors.
         device: "cpu", "cuda", "mps", or "auto" for the fastest that is there.
         threshold: of a model that marks what sounds, see `AVSPipeline`.
-        weights: of the feature encoders of a model that answers questions, by name, see `features.load_features`.
+        weights: of the feature encoders of a model that answers questions, by name, see `features.load_features`; of a
+            model of actions, see `action.load_actions`.
 
     Returns:
-        An `AVSPipeline` or an `AVQAPipeline`, by the task that the card names.
+        An `AVSPipeline`, an `AVQAPipeline` or an `ActionPipeline`, by the task that the card names.
 
     Raises:
         CheckpointError: nothing there, it does not load, or its task is not known.
@@ -64,4 +71,6 @@ def load_pipeline(
         return AVSPipeline(model, preprocessing, device=device, threshold=threshold)
     if task == "avqa":
         return AVQAPipeline(model, preprocessing, load_features(preprocessing, folder, weights or {}), device=device)
-    raise CheckpointError(f"{folder}: a model for the task {task!r}; this version predicts avs and avqa")
+    if task == "action":
+        return load_actions(model, folder, weights or {}, device=device)
+    raise CheckpointError(f"{folder}: a model for the task {task!r}; this version predicts avs, avqa and action")

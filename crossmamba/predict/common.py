@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ def check_video(path: str | Path, *, allow_silence: bool = False, limits: MediaL
     """Reads a video's header. Raises MediaError as `media.probe`, or if pictures or (not allowed) sound are missing."""
     info = probe(path, limits)
     if info.picture is None:
-        raise MediaError(f"{path}: the file has no pictures, only sound; a video with both is needed.")
+        raise MediaError(f"{path}: the file has no pictures, only sound; a video is needed.")
     if info.sound is None and not allow_silence:
         raise MediaError(
             f"{path}: the video has no sound, so it cannot be told what in it is sounding. Give a video with sound, or "
@@ -60,8 +61,22 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def card_of(folder: Path) -> dict[str, Any]:
+    """The parsed config.json of a model folder, as far as it can be told without loading the model.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    path = folder / "config.json"
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    return card if isinstance(card, dict) else {}
+
+
 def task_of(card: Mapping[str, Any]) -> str:
-    """The task that a card names: "avs" (masks) or "avqa" (answers); "avs" if it names none."""
+    """The task that a card names: "avs" (masks), "avqa" (answers) or "action"; "avs" if it names none."""
     return str(card.get("metadata", {}).get("task", "avs"))
 
 

@@ -57,20 +57,32 @@ def draw_answer(path: str | Path, content: AnswerPicture) -> None:
     Raises:
         UsageError: matplotlib is not installed.
     """
-    figure = answer_figure(content)
+    save_figure(path, answer_figure(content))
+
+
+def save_figure(path: str | Path, figure: Any) -> None:
+    """Writes a matplotlib figure as PNG, whole or not at all."""
     part = Path(path).with_suffix(".part")
     figure.savefig(part, format="png", dpi=110, metadata={"Software": None})
     os.replace(part, path)
 
 
-def answer_figure(content: AnswerPicture) -> Any:
-    """The picture as a matplotlib figure."""
+def new_figure(size: tuple[float, float]) -> Any:
+    """An empty figure of (width, height) in inches.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UsageError(f"pictures need matplotlib: pip install 'crossmamba[train]' ({error})") from error
+    return Figure(figsize=size, facecolor="white")
 
-    shown = _shown(len(content.times))
+
+def answer_figure(content: AnswerPicture) -> Any:
+    """The picture as a matplotlib figure."""
+    shown = spread(len(content.times))
     height, width = content.frames[0].shape[:2]
     wide, margin = 12.6, 0.55  # inches: end of the time axis, its start
     tall = min(2.6, (wide - margin) / len(shown) * height / width)
@@ -79,14 +91,14 @@ def answer_figure(content: AnswerPicture) -> Any:
     def place(left: float, bottom: float, breadth: float, rise: float) -> Any:
         return figure.add_axes((left / size[0], bottom / size[1], breadth / size[0], rise / size[1]))
 
-    figure = Figure(figsize=size, facecolor="white")
+    figure = new_figure(size)
     title = textwrap.fill(content.question, 110)
     figure.text(margin / size[0], 1 - 0.16 / size[1], title, fontsize=15, weight="bold", color=INK, va="top")
     plain, mapped = _tiles(content, shown)
-    _draw_frames(place(margin, 2.15 + tall, wide - margin, tall), plain, "frame")
-    _draw_frames(place(margin, 2.13, wide - margin, tall), mapped, "looked at")
+    draw_frames(place(margin, 2.15 + tall, wide - margin, tall), plain, "frame")
+    draw_frames(place(margin, 2.13, wide - margin, tall), mapped, "looked at")
     _draw_weights(place(margin, 0.66, wide - margin, 1.4), content, shown)
-    _draw_answers(place(wide + 0.25, 0.66, 3.1, 2 * tall + 1.45), content.answers)
+    draw_answers(place(wide + 0.25, 0.66, 3.1, 2 * tall + 1.45), content.answers)
     if content.note:
         figure.text(margin / size[0], 0.08 / size[1], content.note, fontsize=8.5, color=SOFT)
     return figure
@@ -108,9 +120,9 @@ def heat(frame: NDArray[np.uint8], spatial: NDArray[np.float32], strongest: floa
     return ((1 - 0.62 * level) * grey + 0.62 * level * warm).round().clip(0, 255).astype(np.uint8)
 
 
-def _shown(count: int) -> list[int]:
-    """Which of `count` seconds get a picture: the middle one of each of `MOST_FRAMES` equal parts, or all."""
-    parts = min(count, MOST_FRAMES)
+def spread(count: int, most: int = MOST_FRAMES) -> list[int]:
+    """Which of `count` pictures are shown: the middle one of each of `most` equal parts, or all."""
+    parts = min(count, most)
     return [int((part + 0.5) * count / parts) for part in range(parts)]
 
 
@@ -128,7 +140,7 @@ def _tiles(content: AnswerPicture, shown: list[int]) -> tuple[list[NDArray[np.ui
     return plain, mapped
 
 
-def _draw_frames(axes: Any, tiles: list[NDArray[np.uint8]], name: str) -> None:
+def draw_frames(axes: Any, tiles: list[NDArray[np.uint8]], name: str) -> None:
     """Tiles side by side, each as wide as its part of the time axis below."""
     gaps = [np.pad(tile, ((2, 2), (2, 2), (0, 0)), constant_values=255) for tile in tiles]
     axes.imshow(np.concatenate(gaps, axis=1), aspect="auto", interpolation="antialiased")
@@ -183,7 +195,7 @@ def _loudness_line(content: AnswerPicture, top: float) -> tuple[NDArray[np.float
     return places, 0.95 * top * content.loudness
 
 
-def _draw_answers(axes: Any, answers: Sequence[tuple[str, float]]) -> None:
+def draw_answers(axes: Any, answers: Sequence[tuple[str, float]]) -> None:
     """Horizontal bars, the best on top."""
     names = [name.replace("_", " ") for name, _ in answers]
     values = [probability for _, probability in answers]
