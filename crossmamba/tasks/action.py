@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch.nn.functional as F
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from crossmamba.encoders import Encoder
@@ -105,6 +106,7 @@ class ActionTask(TrainingTask):
         }
         RateSchedule(**self.schedule)  # says now what would be wrong
         self.label_smoothing, self.mixup, self.cutmix = label_smoothing, mixup, cutmix
+        self.all_must_learn = False
         self.metric: Any = None  # the data set has the rows that are scored
 
     def encoders(self) -> Mapping[str, Encoder]:
@@ -112,11 +114,22 @@ class ActionTask(TrainingTask):
         return {name: encoder for name, encoder in found.items() if encoder is not None}
 
     # Set-up
+    def check_trainer(self, trainer: Trainer) -> None:
+        """Remembers whether parameters without a gradient are allowed; `check_data` knows whether there are any."""
+        finds_unused = getattr(trainer.strategy, "_ddp_kwargs", {}).get("find_unused_parameters", False)
+        self.all_must_learn = trainer.world_size > 1 and not finds_unused
+
     def check_data(self, data: Any) -> None:
         """Raises UsageError if a sample does not fit the model; called before anything is written."""
         for role in ("train", "val"):
             sample = data.dataset(role)[0]
             check_sample(self.model, sample)
+            unread = unread_parts(self.model, sample)
+            if unread and self.all_must_learn:
+                raise UsageError(
+                    f"the data leave parts of the model without input ({', '.join(unread)}); several processes then "
+                    "need --trainer.strategy ddp_find_unused_parameters_true"
+                )
             if "verb_question" in sample and max(self.mixup, self.cutmix) > 0:
                 raise UsageError(
                     "model.mixup and model.cutmix mix clips and labels but not questions: set both to 0, or "
@@ -214,6 +227,17 @@ def check_sample(model: nn.Module, sample: Mapping[str, Any]) -> None:
         raise UsageError("the model has no text side: set data.question_source=none, or give the model a fusion")
     if not {"video", "tokens", "verb_question"} & sample.keys():
         raise UsageError("data.video is none and data.question_source is none: nothing is left to read")
+
+
+def unread_parts(model: nn.Module, sample: Mapping[str, Any]) -> list[str]:
+    """Parts of the model that learn and read nothing of such samples: "video encoder", "video", "text"."""
+    encoder = model.encoder is not None and any(p.requires_grad for p in model.encoder.parameters())
+    reads = {
+        "video encoder": not encoder or "video" in sample,
+        "video": "video" in sample or "tokens" in sample,
+        "text": model.text is None or "verb_question" in sample,
+    }
+    return [part for part, read in reads.items() if not read]
 
 
 def check_classes(model: nn.Module, verbs: int, nouns: int, words: int | None) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import action_toy
 import avqa_toy
 import pytest
 import torch
@@ -210,6 +211,31 @@ def test_question_answering_killed_and_resumed_equals_uninterrupted(tmp_path, pr
     assert rows == whole_rows
     assert all(torch.equal(last["state_dict"][name], value) for name, value in whole_last["state_dict"].items())
     assert all(torch.equal(best[name], value) for name, value in whole_best.items())
+
+
+def test_actions_killed_and_resumed_equals_uninterrupted(tmp_path, processes):
+    """The real task: random crops of clips, questions, a metric that keeps a split's logits; and two processes."""
+    root = action_toy.make_set(tmp_path / "kitchen")
+    config = str(find_config("action/demo_kitchen"))
+    arguments = ["--config", config, "--data.root", str(root), *action_toy.CLIPS.split()]
+    assert processes([*arguments, "--run.dir", str(tmp_path / "whole")]) == [0]
+    killer = "[{class_path: kill_callbacks.SignalAt, init_args: {step: 5, name: SIGKILL}}]"
+    killed = [*arguments, "--run.checkpoint_every", "1", "--trainer.callbacks", killer, "--run.dir"]
+    assert processes([*killed, str(tmp_path / "run")]) == [-signal.SIGKILL]
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 4
+    assert processes(["--resume", str(tmp_path / "run"), "--trainer.callbacks", "null"]) == [0]
+    (rows, last, best), (whole_rows, whole_last, whole_best) = result(tmp_path / "run"), result(tmp_path / "whole")
+    assert rows == whole_rows
+    assert all(torch.equal(last["state_dict"][name], value) for name, value in whole_last["state_dict"].items())
+    assert all(torch.equal(best[name], value) for name, value in whole_best.items())
+
+    dump = f"[{{class_path: toy.DumpWeights, init_args: {{folder: '{tmp_path}'}}}}]"
+    two = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.callbacks", dump]
+    assert processes([*arguments, *two, "--run.dir", str(tmp_path / "two")], ranks=2) == [0, 0]
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    assert all(torch.equal(ranks[0]["weights"][name], value) for name, value in ranks[1]["weights"].items())
+    unread = ["--data.question_source", "none", "--run.dir", str(tmp_path / "refused")]
+    assert processes([*arguments, *two, *unread], ranks=2) == [2, 2]
 
 
 def test_the_command_itself_stops_at_sigterm(tmp_path, whole, processes):

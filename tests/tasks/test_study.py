@@ -66,6 +66,8 @@ class Pretend:
         self.calls.append(list(arguments))
         if self.fail_on and self.fail_on in arguments:
             raise CrossmambaError("it broke")
+        if arguments[0] in ("data", "questions") or "prepared" in arguments[1]:
+            return ""
         run = arguments[arguments.index("--run.dir") + 1] if "--run.dir" in arguments else arguments[-1]
         if arguments[0] == "train":
             Path(run).mkdir(parents=True, exist_ok=True)
@@ -77,7 +79,19 @@ class Pretend:
         for name in arguments[arguments.index("--perturb") + 1].split(","):
             value = SCORE[name] if SCORE[name] is None else SCORE[name] + 0.1 * seed
             scores[name] = {"accuracy": dict.fromkeys(COLUMNS, value), "seconds_per_question": 0.001}
-        return json.dumps({"name": "toy", "parameters": 1234, "scores": scores})
+        about = {"name": "toy", "parameters": 1234}
+        if "--media" in arguments:
+            about |= self.of_actions(str(arguments[1]), scores, 0.5 + 0.1 * seed)
+        return json.dumps({**about, "scores": scores})
+
+    @staticmethod
+    def of_actions(folder, scores, value):
+        source = next((source for source in ("generic", "predicted", "oracle") if source in folder), "none")
+        slots = ("verb", "noun", "action")
+        accuracy = dict.fromkeys(slots, value)
+        scores["none"] = {"accuracy": accuracy, "question_source": source, "seconds_per_clip": 0.001}
+        about = {"task": "recognition", "question_source": source, "prior": dict.fromkeys(slots, 0.2)}
+        return {**about, "probe": {} if source in ("none", "generic") else dict.fromkeys(slots, 0.4)}
 
 
 @pytest.fixture
@@ -121,6 +135,56 @@ def test_a_study_that_broke_goes_on(tmp_path, pretend):
     assert all(job.scores_file.exists() for job in jobs)
     resumed = [call for call in pretend.calls[before:] if "--resume" in call]
     assert [call[-1] for call in resumed] == [str(half / "run")]
+
+
+def test_what_comes_before_the_rows_is_made_once_a_seed(tmp_path, pretend):
+    study = study_of("action")
+    rows = ("none", "shared_a, predicted", "text only, oracle")
+    chosen = options(tmp_path, rows=rows, jobs=2, prepare=("--trainer.max_epochs", "1"))
+    pretend.fail_on = "oracle"  # the first of the last three steps
+    with pytest.raises(CrossmambaError, match="it broke"):
+        run_study(study, chosen, progress=False)
+    assert not any("--perturb" in call for call in pretend.calls)
+    pretend.fail_on = None
+    run_study(study, chosen, progress=False)
+    prepared = tmp_path / "out" / "prepared" / "seed1"
+    steps = [call for call in pretend.calls if str(prepared) in " ".join(call) and "--data.media" not in call]
+    steps = [call for call in steps if "--media" not in call]
+    kinds = [" ".join(call[:2]) if call[0] != "eval" else "eval" for call in steps]
+    done = list(dict.fromkeys(map(tuple, steps)))
+    assert len(done) == 11  # train, extract, 3 x eval, 6 x questions
+    assert kinds[:2] == ["train --config", "data extract"]
+    train = done[0]
+    assert train[train.index("--seed") + 1] == "1"
+    assert train[-2:] == ("--trainer.max_epochs", "1")
+    rows_trained = [call for call in pretend.calls if call[0] == "train" and "--data.media" in call]
+    assert len(rows_trained) == 6
+    assert all(call[call.index("--data.media") + 1].startswith(str(prepared.parent)) for call in rows_trained)
+    before = len(pretend.calls)
+    run_study(study, chosen, progress=False)
+    assert len(pretend.calls) == before
+    with pytest.raises(UsageError, match="prepare was"):
+        run_study(study, options(tmp_path, rows=rows), progress=False)
+
+
+def test_the_table_of_actions_tells_sources_and_warns(tmp_path, pretend):
+    study = study_of("action")
+    chosen = options(tmp_path, rows=("none", "shared_a, oracle"))
+    ceiling = {"verb": {"top1": 30.0}, "noun": {"top1": 20.0}, "action": {"top1": 10.0}}
+    known = dict.fromkeys(("true_noun", "true_verb", "one_frame"), ceiling)
+    (chosen.root / "truth").mkdir()
+    (chosen.root / "truth" / "ceilings.json").write_text(json.dumps({"recognition": {"test": {"all": known}}}))
+    text = write_result(study, chosen, run_study(study, chosen, progress=False), ["study", "action"])
+    assert "ceiling: one frame" in text
+    assert "question source: ORACLE" in text
+    assert "question source: none" in text
+    assert "**Oracle lines do not compare with the others**" in text
+    assert "| *class prior of train* | 20.0" in text
+    assert "| *words of oracle questions, a linear model* | 40.0" in text
+    assert "a clip" in text
+    result = json.loads((chosen.out / "study.json").read_text())
+    assert [row["question_source"] for row in result["rows"]] == ["none", "oracle"]
+    assert result["rows"][1]["beside"]["class prior of train"]["verb"] == pytest.approx([20.0, 20.0])
 
 
 def test_other_settings_or_folders_are_refused(tmp_path, pretend):
