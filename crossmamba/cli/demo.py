@@ -10,19 +10,24 @@ from crossmamba.errors import UsageError
 
 HELP = "render a synthetic set, train, score, predict and report, in minutes on a CPU"
 EXAMPLE = """crossmamba demo --out runs/demo
-  crossmamba demo avqa --out runs/demo_avqa"""
-FOLDERS = {"avs": "runs/demo", "avqa": "runs/demo_avqa"}
-OF_TASK = {"avs": ("steps", "clips"), "avqa": ("epochs", "videos", "models")}
-"""Options that only one demo has."""
+  crossmamba demo avqa --out runs/demo_avqa
+  crossmamba demo action --out runs/demo_action"""
+FOLDERS = {"avs": "runs/demo", "avqa": "runs/demo_avqa", "action": "runs/demo_action"}
+OF_TASK = {"avs": ("steps", "clips"), "avqa": ("epochs", "videos", "models"), "action": ("epochs", "videos")}
+"""Options that not all demos have."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument(
-        "task", nargs="?", choices=tuple(FOLDERS), default="avs", help="avs: segmentation (default); avqa: questions"
+        "task",
+        nargs="?",
+        choices=tuple(FOLDERS),
+        default="avs",
+        help="avs: segmentation (default); avqa: questions; action: actions in a kitchen",
     )
     parser.add_argument(
-        "--out", help="folder (default runs/demo or runs/demo_avqa; if taken, with -2, -3 ... behind it)"
+        "--out", help="folder (default runs/demo, runs/demo_avqa or runs/demo_action; if taken, with -2, -3 ... behind)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the set and the training (default 0)")
     parser.add_argument("--quick", action="store_true", help="a minute, only to see that everything works")
@@ -30,14 +35,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     masks = parser.add_argument_group("segmentation")
     masks.add_argument("--steps", type=int, metavar="N", help="training steps, also of the control without sound")
     masks.add_argument("--clips", type=int, metavar="N", help="training clips")
-    questions = parser.add_argument_group("question answering")
+    questions = parser.add_argument_group("question answering, actions")
     questions.add_argument("--epochs", type=int, metavar="N", help="passes of the models through the training set")
     questions.add_argument("--videos", type=int, metavar="N", help="training videos")
     questions.add_argument(
         "--models",
         nargs="+",
         choices=("av_mamba", "shmamba", "avst"),
-        help="which are trained (default: the first two)",
+        help="of question answering: which are trained",
     )
 
 
@@ -48,9 +53,9 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"--{name} {getattr(args, name)}: at least 1 is needed")
     for other in OF_TASK.keys() - {args.task}:
         for name in OF_TASK[other]:
-            if getattr(args, name) is not None:
+            if getattr(args, name) is not None and name not in OF_TASK[args.task]:
                 raise UsageError(f"--{name} is for `crossmamba demo {other}`, not for `crossmamba demo {args.task}`")
-    run_task: Any = _avqa if args.task == "avqa" else _avs
+    run_task: Any = {"avs": _avs, "avqa": _avqa, "action": _action}[args.task]
     run_task(args, args.out or FOLDERS[args.task])
     return 0
 
@@ -77,3 +82,14 @@ def _avqa(args: argparse.Namespace, out: str) -> None:
     if args.models:
         settings = replace(settings, models=tuple(dict.fromkeys(args.models)))
     run_avqa_demo(out, settings, predict=not args.no_predict)
+
+
+def _action(args: argparse.Namespace, out: str) -> None:
+    from crossmamba.demo.action import QUICK, ActionDemoSettings, run_action_demo
+
+    settings = replace(QUICK if args.quick else ActionDemoSettings(), seed=args.seed)
+    if args.epochs:
+        settings = replace(settings, epochs=args.epochs)
+    if args.videos:
+        settings = replace(settings, videos=(args.videos, *settings.videos[1:]))
+    run_action_demo(out, settings, predict=not args.no_predict)

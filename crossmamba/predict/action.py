@@ -35,6 +35,7 @@ from crossmamba.predict.action_result import ActionResult, MomentResult
 from crossmamba.predict.action_run import ActionRun, Live
 from crossmamba.predict.action_windows import end_of, grid_of, rate_of
 from crossmamba.predict.common import check_video
+from crossmamba.predict.features import ENCODERS
 
 STRIDE = 0.5
 """Seconds wished between windows along a video."""
@@ -210,7 +211,7 @@ def load_actions(
     Args:
         model: of `from_pretrained(folder)`.
         weights: "tokenizer", the folder of RoBERTa's; and for a model on stored tokens, by its name, the weights of the
-            video encoder that made them ("avion_b": file, folder, run).
+            video encoder that made them ("avion_b": file, folder, run), else FOLDER/encoders/NAME.safetensors.
         device: see `ActionPipeline`.
 
     Raises:
@@ -224,13 +225,15 @@ def load_actions(
         raise UsageError(f"--weights {unknown[0]}=...: this model has no use for them{wanted}")
     encoder = None
     if name is not None and getattr(model, "encoder", None) is None:
-        if name not in weights:
+        own = folder / ENCODERS / f"{name}.safetensors"
+        source = weights.get(name) or (own if own.is_file() else None)
+        if source is None:
             raise CheckpointError(
                 f"{folder}: the model reads stored tokens of {name}; to see a video it needs that encoder: give "
                 f"--weights {name}=FILE, as it was given to `crossmamba data extract`"
             )
         frames, image = int(preprocessing["frames"]), int(preprocessing["image_size"])
-        encoder, _ = load_token_encoder(name, str(weights[name]), frames=frames, image=image)
+        encoder, _ = load_token_encoder(name, str(source), frames=frames, image=image)
     return ActionPipeline(
         model,
         preprocessing,
