@@ -21,15 +21,12 @@ What was measured is kept in a json file beside the tables; a run that was stopp
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import math
 import os
 import resource
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -127,58 +124,14 @@ def measure(arguments: dict[str, Any], budget: float, memory_gib: float) -> dict
         arguments: of `program`. budget: seconds to spend on timing; at least 3 steps. memory_gib: the process may not
             take more (the machine is shared).
     """
-    import torch
+    from crossmamba.benchmarking.steps import measure_step
 
     cuda = arguments["device"].startswith("cuda")
     if not cuda:
         resource.setrlimit(resource.RLIMIT_DATA, (int(memory_gib * 2**30),) * 2)
     program(**{**arguments, "seconds": 2, "batch": 1, "small": True})()  # code and thread pools are not the model's
     run = program(**arguments)
-    synchronize = torch.cuda.synchronize if cuda else lambda: None
-    ctypes.CDLL(None).malloc_trim(0)
-    before = _current(cuda)
-    run()
-    synchronize()
-    peak = _peak(cuda) - before
-    times: list[float] = []
-    while len(times) < 3 or (sum(times) < budget and len(times) < 200):
-        start = time.perf_counter()
-        run()
-        synchronize()
-        times.append(time.perf_counter() - start)
-    return {
-        "seconds": statistics.median(times),
-        "peak_mib": peak,
-        "steps": len(times),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _current(cuda: bool) -> float:
-    """MiB held now; the peak starts from here."""
-    if cuda:
-        import torch
-
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated() / 2**20
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def _peak(cuda: bool) -> float:
-    if cuda:
-        import torch
-
-        return torch.cuda.max_memory_allocated() / 2**20
-    return _status("VmHWM")
-
-
-def _status(field: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) / 1024
-    raise ValueError(f"/proc/self/status has no {field}")
+    return measure_step(run, budget=budget, cuda=cuda)
 
 
 def count(label: str, small: bool, seconds: int) -> dict[str, Any]:
@@ -229,14 +182,6 @@ def write(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _show(value: float) -> str:
-    """Three digits: 0.0123, 1.23, 123, 12,300."""
-    if value == 0:
-        return "0"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{digits}f}"
-
-
 class Report:
     """The tables, from what was counted and measured.
 
@@ -258,6 +203,8 @@ class Report:
 
     def text(self) -> str:
         """The whole page."""
+        from crossmamba.benchmarking.steps import three_digits
+
         args, batch = self.args, self.args.batch
         lines = [
             "# Cost of the question-answering models",
@@ -280,7 +227,7 @@ class Report:
                 lines.append(
                     f"| {label} | {seconds} | "
                     + "".join(f"{counted[name]:,} | " for name in ("total", "trainable", "receiving"))
-                    + f"{_show(counted['multiply_adds'] / 1e9)} | {_show(counted['scan'] / 1e9)} | "
+                    + f"{three_digits(counted['multiply_adds'] / 1e9)} | {three_digits(counted['scan'] / 1e9)} | "
                     + " | ".join(map(_text, numbers))
                     + " |"
                 )
@@ -321,7 +268,9 @@ MODES = ("inference", "training")
 
 
 def _text(value: float | str) -> str:
-    return value if isinstance(value, str) else _show(value)
+    from crossmamba.benchmarking.steps import three_digits
+
+    return value if isinstance(value, str) else three_digits(value)
 
 
 def key(cell: dict[str, Any]) -> str:

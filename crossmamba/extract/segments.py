@@ -203,7 +203,7 @@ def load_token_encoder(
 
 
 def _options_of(name: str, source: str) -> dict[str, Any]:
-    """What a file says about the encoder that fits it: the small one's widths, whether LaViLa is gated."""
+    """What a file says about the encoder that fits it: the small one's form, whether LaViLa is gated."""
     if name != "small_video" and not name.startswith("lavila"):
         return {}
     try:
@@ -215,7 +215,8 @@ def _options_of(name: str, source: str) -> dict[str, Any]:
     found = {end: v for key, v in state.items() for end in ("places", "stem.0.weight") if key.endswith(end)}
     if len(found) < 2:
         raise CheckpointError(f"{source}: not weights of the small video encoder, nor of a model with it")
-    return {"width": len(found["places"]), "stem_width": len(found["stem.0.weight"])}
+    sizes = {"width": len(found["places"]), "stem_width": len(found["stem.0.weight"])}
+    return {**sizes, "per_frame": any(key.endswith("gather.weight") for key in state)}
 
 
 def describe_segments(job: SegmentJob, made: Opened) -> tuple[Group, Recipe, tuple[int, ...], dict[str, Any], str]:

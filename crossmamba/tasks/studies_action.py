@@ -1,6 +1,6 @@
 """The studies of actions, as data: what each trains first, and its rows (see studies.py).
 
-The chain, once a seed: MambaVL without fusion and questions learns end to end on clips; its encoder's tokens of every
+The chain, once a seed: MambaVL without questions (a scan over the video) learns end to end on clips; its encoder's tokens of every
 segment are stored; its classes give the questions of "predicted" (of the train split too, which it has learned by
 heart, so there they are nearly the true ones), the true classes those of "oracle". All rows learn from these tokens.
 """
@@ -21,7 +21,7 @@ def _asked(source: str) -> tuple[str, ...]:
 def _train_first() -> tuple[str, ...]:
     return (
         *("train", "--config", "action/demo_kitchen", "--data.root", "{root}", "--run.dir", "{prepared}/run"),
-        *("--seed", "{seed}", "--model.model_args.fusion", "none", *_asked("none")),
+        *("--seed", "{seed}", "--model.model_args.text", "none", *_asked("none")),
     )
 
 
