@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from crossmamba.encoders import (
     build_video_encoder,
     load_encoder_weights,
 )
-from crossmamba.errors import UsageError
+from crossmamba.errors import CheckpointError, UsageError
 
 
 def clip(frames: int = 5, side: int = 64, batch: int = 2) -> torch.Tensor:
@@ -37,9 +38,25 @@ def test_tokens_of_a_clip() -> None:
 
 
 @torch.no_grad()
+def test_one_token_a_frame() -> None:
+    encoded = small(width=24, per_frame=True)(clip())
+    assert encoded.tokens.shape == (2, 5, 24)
+    assert encoded.grid == (5, 1, 1)
+    with pytest.raises(CheckpointError, match=r"gather"):
+        load_encoder_weights_of(small(width=24, per_frame=True), small(width=24))
+
+
+def load_encoder_weights_of(encoder: SmallVideoEncoder, other: SmallVideoEncoder) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        save_file(other.state_dict(), Path(folder) / "x.safetensors")
+        load_encoder_weights(encoder, Path(folder) / "x.safetensors")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("per_frame", [False, True])
 @pytest.mark.parametrize("side", [64, 96])
-def test_steps_equal_the_clip(side: int) -> None:
-    encoder, frames = small(), clip(side=side)
+def test_steps_equal_the_clip(side: int, per_frame: bool) -> None:
+    encoder, frames = small(per_frame=per_frame), clip(side=side)
     steps, previous = [], None
     for i in range(frames.shape[2]):
         steps.append(encoder.step(frames[:, :, i], previous))

@@ -28,6 +28,9 @@ def test_every_recipe_is_there():
     wanted |= {f"avqa/{m}_{s}" for m in ("av_mamba", "shmamba", "avst") for s in ("music_avqa", "avqa")}
     wanted |= {f"avqa/demo_{m}" for m in ("av_mamba", "shmamba", "avst")}
     wanted |= {f"avqa/table2_{row}" for row in ("ap_ca", "wp_ca", "cm_ca", "cm_cm1", "cm_cm2", "cm_cm3")}
+    backbones = (*("avion_b", "avion_l", "lavila_b", "clip_b", "videomae_b"), "timesformer_b", "vivit_b", "vjepa2_l")
+    wanted |= {f"action/{t}_{b}" for t in ("recognition", "anticipation") for b in (*backbones, "orvit_features")}
+    wanted |= {f"action/demo_kitchen{kind}" for kind in ("", "_tokens", "_anticipation")}
     assert wanted <= set(config_names())
 
 
