@@ -98,54 +98,53 @@ def write_actions(
 
 
 class _Painter:
-    """Names in the picture's upper left corner, lanes below it."""
+    """A band with the names below the picture, below that the lanes; nothing hides the picture."""
 
     def __init__(self, film: ActionFilm, size: tuple[int, int]) -> None:
-        self.film, self.size = film, size
+        self.film, self.width = film, size[1]
         self.colours = colours_of(film.now, film.ahead)
-        self.below = _Lanes(film, size[1], self.colours)
-        self.height = self.below.height
+        self.lanes = _Lanes(film, size[1], self.colours)
         self._starts = [[entry.start for entry in lane] for lane in (film.now, film.ahead)]
         self._held: tuple[TimedName | None, TimedName | None] | None = None
-        self._font = ImageFont.load_default(size=size[1] / 26)
-        self._small = ImageFont.load_default(size=size[1] / 42)
+        self._font, self._small = (ImageFont.load_default(size=size[1] / share) for share in (26, 42))
+        self._line, self._block = self._font.size * 1.25, self._font.size * 1.25 + self._small.size * 1.35
+        blocks = max(1, bool(film.now) + bool(film.ahead))
+        self._band = 2 * round((blocks * self._block + self._font.size * 0.5) / 2)
+        self.height = self._band + self.lanes.height
 
     def paint(self, picture: NDArray[np.uint8], time: float) -> NDArray[np.uint8]:
-        held = self._at(0, self.film.now, time), self._at(1, self.film.ahead, time)
-        if held != self._held:
-            self._held = held
-            self._panel = self._render(*held)
-        height, width = min(self._panel.shape[0], len(picture)), self._panel.shape[1]
-        corner = picture[:height, :width]
-        picture[:height, :width] = (corner.astype(np.uint16) * 70 + self._panel[:height].astype(np.uint16) * 186) >> 8
         return picture
 
     def strip(self, time: float) -> NDArray[np.uint8]:
-        return self.below.at(time)
+        held = self._at(0, self.film.now, time), self._at(1, self.film.ahead, time)
+        if held != self._held:
+            self._held, self._panel = held, self._render(*held)
+        return np.concatenate([self._panel, self.lanes.at(time)])
 
     def _at(self, lane: int, entries: Sequence[TimedName], time: float) -> TimedName | None:
         place = bisect_right(self._starts[lane], time + 1e-6) - 1
         return entries[place] if place >= 0 and time < entries[place].end + 1e-6 else None
 
     def _render(self, now: TimedName | None, ahead: TimedName | None) -> NDArray[np.uint8]:
-        """The panel, uint8 (h, w, 3), as wide as the picture."""
-        blocks = [(now, ""), (ahead, f"in {self.film.gap:g} s: ")]
-        shown = [(entry, lead) for entry, lead in blocks if entry is not None]
-        line, small, edge = self._font.size * 1.25, self._small.size * 1.35, self._font.size * 0.5
-        tall = round(sum(line + small for _ in shown) + edge) if shown else 0
-        image = Image.new("RGB", (self.size[1], tall), GROUND)
+        """The band, uint8 (h, W, 3): a block for what is done, one for what comes, where there is a lane."""
+        edge = self._font.size * 0.5
+        image = Image.new("RGB", (self.width, self._band), GROUND)
         draw, top = ImageDraw.Draw(image), edge / 2
-        for entry, lead in shown:
-            colour = self.colours[entry.verb]
-            draw.rectangle((edge * 0.5, top + line * 0.12, edge * 0.9, top + line * 0.9), fill=colour)
-            title = f"{lead}{entry.name}"
-            draw.text((edge * 1.4, top), title, (255, 255, 255), self._font)
-            after = edge * 1.8 + draw.textlength(title, self._font)
-            percent = f"{100 * entry.probability:.0f} %"
-            draw.text((after, top + (self._font.size - self._small.size) * 0.9), percent, LABEL, self._small)
-            draw.text((edge * 1.4, top + line), self._details(entry), LABEL, self._small)
-            top += line + small
+        for lane, entry, lead in ((self.film.now, now, ""), (self.film.ahead, ahead, f"in {self.film.gap:g} s: ")):
+            if entry is not None:
+                self._draw_block(draw, top, entry, lead)
+            top += self._block if lane else 0
         return np.array(image)
+
+    def _draw_block(self, draw: ImageDraw.ImageDraw, top: float, entry: TimedName, lead: str) -> None:
+        edge, colour = self._font.size * 0.5, self.colours[entry.verb]
+        draw.rectangle((edge * 0.5, top + self._line * 0.12, edge * 0.9, top + self._line * 0.9), fill=colour)
+        title = f"{lead}{entry.name}"
+        draw.text((edge * 1.4, top), title, (255, 255, 255), self._font)
+        after = edge * 1.8 + draw.textlength(title, self._font)
+        percent = f"{100 * entry.probability:.0f} %"
+        draw.text((after, top + (self._font.size - self._small.size) * 0.9), percent, LABEL, self._small)
+        draw.text((edge * 1.4, top + self._line), self._details(entry), LABEL, self._small)
 
     @staticmethod
     def _details(entry: TimedName) -> str:
@@ -163,7 +162,7 @@ class _Lanes(PagedStrip):
             TimedName(entry.start + film.gap, entry.end + film.gap, entry.verb, entry.noun, entry.probability)
             for entry in film.ahead
         ]
-        self.lanes = [(name, lane) for name, lane in (("now", film.now), ("ahead", _joined(moved))) if lane]
+        self.lanes = [(name, lane) for name, lane in (("now", film.now), ("ahead", joined(moved))) if lane]
         unit = min(max(width * 0.15, 76), 132)
         super().__init__(width, film.seconds, round(unit * (0.3 + 0.34 * max(1, len(self.lanes)))))
         self.colours = colours
@@ -195,7 +194,7 @@ def _fitting(draw: ImageDraw.ImageDraw, entry: TimedName, room: float, font: Ima
     return ""
 
 
-def _joined(entries: Sequence[TimedName]) -> list[TimedName]:
+def joined(entries: Sequence[TimedName]) -> list[TimedName]:
     """Neighbours with the same action as one bar."""
     bars: list[TimedName] = []
     for entry in entries:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from crossmamba import __version__
 from crossmamba.data.media import DEFAULT_LIMITS, MediaInfo, MediaLimits, frames_at
 from crossmamba.overlay import ActionFilm, TimedName, write_actions
+from crossmamba.overlay.actions import joined
 from crossmamba.predict.action_names import (
     TOP,
     ClassNames,
@@ -163,7 +164,7 @@ class ActionResult:
             TimedName(entry.start + self.gap, entry.end + self.gap, entry.verb, entry.noun, entry.probability)
             for entry in ahead
         ]
-        lanes = [("true", truth), ("now", now), (f"said {self.gap:g} s\nbefore", moved)]
+        lanes = [("true", truth), ("now", now), (f"said {self.gap:g} s\nbefore", joined(moved))]
         pictures = []
         for frame in frames_at(self.path, picture_times(self.end), hold=1.0, limits=self.limits):
             scale = min(1.0, THUMBNAIL / max(frame.size))

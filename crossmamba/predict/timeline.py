@@ -17,7 +17,7 @@ from crossmamba.overlay import TimedName
 from crossmamba.overlay.actions import colours_of, spoken
 from crossmamba.predict.drawing import INK, SOFT, draw_answers, draw_frames, new_figure, save_figure, spread
 
-ROW, MOST_ROWS = 20.0, 12  # seconds of a row; longer videos have longer rows
+ROW, MOST_ROWS = 24.0, 12  # seconds of a row at most; very long videos have longer rows
 PER_ROW = 10  # pictures
 WIDE, MARGIN = 14.0, 0.85  # inches of the time axis, and before it
 LANE = 0.42  # inches
@@ -56,19 +56,15 @@ class MomentPicture:
 
 
 def rows_of(duration: float) -> list[tuple[float, float]]:
-    """(start, end) of each row in seconds; the last one is as long as the others, whatever is left for it."""
+    """(start, end) of each row in seconds; all rows are equally long."""
     count = max(1, min(MOST_ROWS, int(np.ceil(duration / ROW))))
-    length = max(duration / count, min(duration, ROW)) if count > 1 else duration
-    return [(number * length, (number + 1) * length) for number in range(count)]
+    return [(number * duration / count, (number + 1) * duration / count) for number in range(count)]
 
 
 def picture_times(duration: float) -> list[float]:
     """When the pictures of all rows are taken: the middles of equal parts."""
     return [
-        start + (place + 0.5) * (end - start) / PER_ROW
-        for start, end in rows_of(duration)
-        for place in range(PER_ROW)
-        if start + (place + 0.5) * (end - start) / PER_ROW < duration
+        start + (place + 0.5) * (end - start) / PER_ROW for start, end in rows_of(duration) for place in range(PER_ROW)
     ]
 
 
