@@ -51,7 +51,7 @@ from crossmamba.ops.triton.access import (
     wide,
 )
 from crossmamba.ops.triton.kernels_adjoint import Gradients, output_gradients
-from crossmamba.ops.triton.kernels_forward import COUNTS, end_block, load_route, load_steps
+from crossmamba.ops.triton.kernels_forward import COUNTS, Route, end_block, load_route, load_steps
 from crossmamba.ops.triton.kernels_sums import merge_steps, store_channel_sums
 from crossmamba.ops.triton.numerics import decay_of, fma, sigmoid, step_size
 
@@ -59,7 +59,9 @@ from crossmamba.ops.triton.numerics import decay_of, fma, sigmoid, step_size
 class Turn(NamedTuple):
     """What a program reads and writes of one sample and route: the kernel's arguments, and pointers to token 0.
 
-    scratch: the program's own. sums_row: row of step 0 in parts.
+    scratch: the program's own. sums_row: row of step 0 in parts. tiles: how.parts, as a number that the compiler does
+    not know. Loops over states that touch (N, D) tensors end there: it would turn them into straight code, and keep the
+    addresses of all states in registers through the whole walk.
     """
 
     sample: Any
@@ -83,6 +85,7 @@ class Turn(NamedTuple):
     scratch: Any
     parts: Any
     sums_row: Any
+    tiles: Any
 
 
 A_SLOT = tl.constexpr(0)
@@ -110,10 +113,20 @@ def leave_states(to, saved, segment, last, whole, at, channels, sizes, how: tl.c
     bk = wide(to.sample.b) * sizes.routes + to.sample.k
     index = bk * tl.cdiv(sizes.tokens, how.checkpoint) + segment // how.checkpoint
     total = tl.full([how.block], 0.0, tl.float32)  # ΣΔ is of no use here, and the compiler drops it
+    part_size: tl.constexpr = how.padded // how.parts
+    for part in range(0, to.tiles if how.parts > 1 else 1):
+        m = part * part_size + tl.arange(0, part_size)
+        tl.store(slot_tile(to, STATE_SLOTS, m, how), load_tile(saved, index, m, at, channels, how))
+    tl.debug_barrier()
     for walked in range(0, how.padded // count):
         n = walked * count + tl.arange(0, count)
         route = load_route(to.sample, to.delta, to.A, to.B, to.delta_bias, n, at, channels, how, "B")
-        h = load_tile(saved, index, n, at, channels, how)
+        A = tl.load(slot_tile(to, A_SLOT, n, how))
+        decay = decay_of(route.step, A) if how.constant_delta else 0.0
+        route = Route(
+            n, A, route.bias, route.delta, route.delta_rows, route.step, decay, route.B, route.b_column, route.b
+        )
+        h = tl.load(slot_tile(to, STATE_SLOTS, n, how))
         for slot in range(0, blocks):
             tl.store(slot_tile(to, STATE_SLOTS + slot, n, how), h)
             first = segment + slot * how.steps
@@ -261,14 +274,10 @@ def turn_segment(sums, to, saved, segment, end, at, channels, sizes, how: tl.con
 
 
 @triton.jit
-def open_scratch(to, A, adjoint, k, index, tiles, at, channels, how: tl.constexpr):
-    """Puts A and what enters from the right into scratch, and zeros into the sums over time.
-
-    tiles is how.parts, as a number that the compiler does not know: it would turn this loop and that of `close_scratch`
-    into straight code and keep the addresses of every state from here to there, past all steps.
-    """
+def open_scratch(to, A, adjoint, k, index, at, channels, how: tl.constexpr):
+    """Puts A and what enters from the right into scratch, and zeros into the sums over time."""
     count: tl.constexpr = how.padded // how.parts
-    for part in range(0, tiles if how.parts > 1 else 1):
+    for part in range(0, to.tiles if how.parts > 1 else 1):
         n = part * count + tl.arange(0, count)
         zeros = tl.full([count, how.block], 0.0, tl.float32)
         tl.store(slot_tile(to, A_SLOT, n, how), load_tile(A, k, n, at, channels, how))
@@ -282,14 +291,14 @@ def open_scratch(to, A, adjoint, k, index, tiles, at, channels, how: tl.constexp
 
 
 @triton.jit
-def close_scratch(to, sums, adjoint, d_A, d_B, d_C, d_skip, d_steps, index, tiles, at, channels, how: tl.constexpr):
+def close_scratch(to, sums, adjoint, d_A, d_B, d_C, d_skip, d_steps, index, at, channels, how: tl.constexpr):
     """Stores what leaves to the left, and the sums over time."""
     count: tl.constexpr = how.padded // how.parts
     sum_skip, sum_steps = sums
     if how.constant_delta:  # so far Σ_t q, and Σ_t x_t Σ_n g B
         raw = tl.load(route_row(to.delta, to.sample.b, to.sample.k, at), mask=at.in_d, other=0.0).to(tl.float32)
         step, slope = step_size(raw + channel_row(to.delta_bias, to.sample.k, at, channels), how.softplus)
-    for part in range(0, tiles if how.parts > 1 else 1):
+    for part in range(0, to.tiles if how.parts > 1 else 1):
         n = part * count + tl.arange(0, count)
         sum_A = tl.load(slot_tile(to, SUM_A_SLOT, n, how))
         if how.constant_delta:
@@ -349,15 +358,15 @@ def scan_backward_kernel(
         to = Turn(
             Sample(b, k, length, order), delta, A, B, C, delta_bias, channel_row(D, k, at, channels), u, row(u, b, at),
             above, d_u, row(d_u, b, at), d_u_total, total_rows, d_delta, route_row(d_delta, b, k, at), d_z, d_z_rows,
-            own, parts, sums_row)  # fmt: skip
+            own, parts, sums_row, tiles)  # fmt: skip
         if lengths is not None:
             clear_past_end(to, tl.maximum(start, length), stop, at, how)
-        open_scratch(to, A, adjoint, k, index, tiles, at, channels, how)
+        open_scratch(to, A, adjoint, k, index, at, channels, how)
         zeros = tl.full([how.block], 0.0, tl.float32)
         sums = (zeros, zeros)
         segments = tl.cdiv(tl.maximum(end - start, 0), how.checkpoint)
         for behind in range(0, segments):
             segment = start + (segments - 1 - behind) * how.checkpoint
             sums = turn_segment(sums, to, saved, segment, end, at, channels, sizes, how)
-        close_scratch(to, sums, adjoint, d_A, d_B, d_C, d_skip, d_steps, index, tiles, at, channels, how)
+        close_scratch(to, sums, adjoint, d_A, d_B, d_C, d_skip, d_steps, index, at, channels, how)
         tl.debug_barrier()  # the next route reads what this one wrote
