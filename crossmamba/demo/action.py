@@ -153,7 +153,7 @@ def training(name: str, run: Path, data: Path, tokens: Path, settings: ActionDem
         return (
             *("train", "--config", CLIPS, *common, "--trainer.max_epochs", str(settings.epochs)),
             *("--data.image_size", str(settings.size), "--data.jitter", f"[{settings.size}, {settings.size * 9 // 8}]"),
-            *("--model.model_args.fusion", "none", "--data.question_source", "none", *settings.options),
+            *("--model.model_args.text", "none", "--data.question_source", "none", *settings.options),
         )
     kind = ("--data.question_source", name, "--data.questions", str(tokens / "questions"))
     if name == "ahead":

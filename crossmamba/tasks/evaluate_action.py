@@ -25,6 +25,7 @@ from tqdm import tqdm
 from crossmamba.data.epic.annotations import EpicRow
 from crossmamba.data.epic.classes import EpicClasses, read_epic_classes
 from crossmamba.data.epic.crops import ClipTransform
+from crossmamba.data.epic.dataset import split_file
 from crossmamba.errors import DataError, UsageError
 from crossmamba.metrics.epic100 import EpicScores, anticipation_scores, mean_of_views, recognition_scores
 from crossmamba.metrics.epic100_score import write_epic_predictions
@@ -59,8 +60,8 @@ class ActionReport:
         question_source: of this evaluation. trained_source: in training.
         scores: by perturbation: `accuracy` (fractions by column; None where there is no segment), `detail` (all of the
             metrics, per cent), `question_source`, `seconds_per_clip`. Empty where the labels are hidden.
-        prior: columns of the train split's class frequencies as scores. probe: top-1 of the words alone, by "verb",
-            "noun", "action"; {} without questions. probe_note: why there is none.
+        prior: columns of the train split's class frequencies as scores; {} without its file. probe: top-1 of the words
+            alone, by "verb", "noun", "action"; {} without questions. probe_note: why there is none.
     """
 
     task: str
@@ -172,9 +173,11 @@ def evaluate_action(
                 "question_source": asked,
                 "seconds_per_clip": seconds / len(rows),
             }
-    train = rows_of(root, "train", classes)
     prior, probe, note = {}, {}, ""
-    if labelled:
+    if labelled and not split_file(root, "train").is_file():
+        note = f"no class prior and no probe of the words: {split_file(root, 'train')} is not there"
+    elif labelled:
+        train = rows_of(root, "train", classes)
         prior = columns(judge(task, *_prior(train, rows, classes), rows, lists))
         probe, note = _probe(source, folder, split, train, rows)
     return ActionReport(task, split, len(rows), source, trained, scores, prior, probe, note)

@@ -58,8 +58,9 @@ def table(report: ActionReport, *, model: str, data: str) -> str:
     }
     if report.probe and report.task == "recognition":
         rows["text only (words, a linear model)"] = report.probe
-    rows["class prior of train"] = report.prior
-    heads = list(report.prior)
+    if report.prior:
+        rows["class prior of train"] = report.prior
+    heads = list(next(iter(report.scores.values()))["accuracy"])
     width = max(len(name) for name in rows)
     lines.append(" " * width + "".join(f"{head:>15}" for head in heads))
     for name, values in rows.items():

@@ -258,7 +258,9 @@ def run_study(study: Study, options: StudyOptions, *, progress: bool = True) -> 
         total=len(jobs), initial=len(jobs) - len(waiting), desc=study.name, unit="training", disable=not progress
     )
     with bar, _sigterm_as_interrupt(), ThreadPoolExecutor(max_workers=options.jobs) as pool:
-        futures = [pool.submit(_do, job, prepared, processes, bar) for job in waiting]
+        first = dict.fromkeys(job.seed for job in waiting)  # so that no row waits for its seed while a core is idle
+        futures = [pool.submit(prepared.make, seed, processes) for seed in first]
+        futures += [pool.submit(_do, job, prepared, processes, bar) for job in waiting]
         try:
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             for future in done:
@@ -289,7 +291,7 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 
 def _do(job: Job, prepared: Prepared, processes: Processes, bar: tqdm[Any]) -> None:
-    prepared.make(job.seed, processes)
+    prepared.make(job.seed, processes)  # waits for it, if it is being made
     started, options, log = time.monotonic(), prepared.options, job.folder / "log.txt"
     trained = job.run / "finished"
     if not trained.exists():

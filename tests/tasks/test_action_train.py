@@ -167,6 +167,16 @@ def test_of_hidden_labels_there_are_predictions_alone(clip_run, kitchen, tmp_pat
     assert main(["eval", str(clip_run), "--data.root", str(kitchen), "--split", "test"]) == 0  # a synthetic set's truth
 
 
+def test_without_the_train_rows_there_is_no_prior_and_that_is_said(clip_run, kitchen, tmp_path, capsys):
+    for path in kitchen.iterdir():
+        if path.name != "EPIC_100_train.csv":
+            (tmp_path / path.name).symlink_to(path)
+    assert main(["eval", str(clip_run), "--data.root", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "as it is" in told
+    assert "no class prior and no probe of the words" in told
+
+
 def test_no_submission_that_was_told_the_answers(run, kitchen, tmp_path, capsys):
     arguments = ["eval", str(run), "--data.root", str(kitchen), "--out", str(tmp_path / "out")]
     assert main([*arguments, "--submission", str(tmp_path / "s.zip"), "--sls", "0", "3", "3"]) == 2
