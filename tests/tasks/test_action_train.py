@@ -16,7 +16,7 @@ from crossmamba.errors import DataError, UsageError
 from crossmamba.metrics.epic100_score import read_epic_predictions
 from crossmamba.models import create_model, from_pretrained
 from crossmamba.questions.records import read_questions
-from crossmamba.tasks.action import check_classes, check_sample, unread_parts
+from crossmamba.tasks.action import check_classes, check_sample, recognize, unread_parts
 from crossmamba.tasks.action_data import ActionDataModule, question_tokens, tokenizer_of
 from crossmamba.tasks.evaluate_action import evaluate_action
 from crossmamba.tasks.evaluate_action_text import table
@@ -150,6 +150,21 @@ def test_predictions_are_scored_and_submitted(clip_run, kitchen, tmp_path, capsy
         lines = list(csv.DictReader(file))
     assert [int(line["verb_class"]) for line in lines] == held.verb.argmax(axis=1).tolist()
     assert (out / "question_only" / "validation.npz").is_file()
+
+
+def test_views_are_averaged_as_probabilities(clip_run, kitchen, tmp_path):
+    model = from_pretrained(clip_run / "model")
+    inputs = {**model.card["preprocessing"], "mode": "dense"}
+    options = {"question_source": "generic", "segments": 3, "out": tmp_path, "progress": False}
+    evaluate_action(model, kitchen, preprocessing=inputs, views=2, **options)
+    held = read_epic_predictions(tmp_path / "validation.npz", verbs=12, nouns=16)
+    data = ActionDataModule(str(kitchen), frames=2, image_size=32, question_source="generic", segments=3)
+    dataset = data.dataset("val")
+    dataset.views = 2
+    batch = torch.utils.data.default_collate([dataset[number] for number in range(6)])
+    with torch.inference_mode():
+        verb = recognize(model, batch).verb.softmax(dim=1).reshape(3, 2, 12).mean(dim=1).log()
+    np.testing.assert_allclose(held.verb, verb.numpy(), atol=1e-4)
 
 
 def test_of_hidden_labels_there_are_predictions_alone(clip_run, kitchen, tmp_path, capsys):
