@@ -93,14 +93,13 @@ def states_per_lane(shape: Shape, block: int) -> int:
 def config_for(shape: Shape, block: int, chunk: int, backward: bool) -> Config:
     """Steps in flight and parts: as much as fits the registers (the tables of `benchmarks/results/triton_offline.md`).
 
-    Forward keeps rows, B and C for each step in flight, backward also a tile of one part: four states, or two where
-    there is a gate, whose rows take their registers, or N is at most 8.
+    Forward keeps rows, B and C for each step in flight, backward also a tile of one part: two states, as sm_80's
+    assembler spills with four.
     """
     warps, padded, held = warps_of(shape.states), power_of_two(shape.states), states_per_lane(shape, block)
     if not backward:
         return Config(block, 8 if held <= 2 else 4 if held <= 4 else 2, 1, warps, chunk)
-    part = 2 if shape.gate or padded <= 8 else 4
-    return Config(block, 4, min(padded, max(2, padded // part)), warps, chunk)
+    return Config(block, 4, min(padded, max(2, padded // 2)), warps, chunk)
 
 
 def cost(shape: Shape, processors: int, config: Config) -> float:
