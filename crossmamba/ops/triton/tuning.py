@@ -7,10 +7,10 @@ model and Triton version under the user's cache folder (`cache_file`), and used 
 Warm-up without tuning: the first training step compiles, for each kind of scan (dtypes, N, what varies along the
 sequence, gate, routes, lengths), 2 or 3 variants if it is cut into one phase and 7 if into three. Offline for sm_90
 with Triton 3.9 (no GPU), in seconds of CPU on one core of an EPYC: Mamba's scan (N 16, bfloat16, gate, three phases)
-11, of which backward's main kernel 5.5 and each other kernel 0.6 to 1.3; AVS-Mamba's eight routes (N 1, three phases) 8, of
-which 3.4; CM-Mamba's tier 2 in float32 (N 16, one phase) 5, of which 3.5; tier 1 3. Triton keeps them in
-~/.triton/cache, so a second process starts at once. Other batch sizes and lengths compile nothing new, with one exception that is
-Triton's: numbers that are 1 or multiples of 16 make variants of their own.
+took 11, of which backward's main kernel 5.5 and each other kernel 0.6 to 1.3; AVS-Mamba's eight routes (N 1, three
+phases) 8, of which 3.4; CM-Mamba's tier 2 in float32 (N 16, one phase) 5, of which 3.5; its tier 1 took 3. Triton keeps
+them in ~/.triton/cache, so a second process starts at once. Other batch sizes and lengths compile nothing new, with one
+exception that is Triton's: numbers that are 1 or multiples of 16 make variants of their own.
 """
 
 from __future__ import annotations
