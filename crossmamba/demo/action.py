@@ -53,6 +53,7 @@ class ActionDemoSettings:
         videos: number of train, val and test videos. segments: mean number of each.
         size: side of the pictures in pixels.
         epochs: passes through the training set, of the run on clips. fusion_epochs: of those on its tokens.
+        workers: processes that read clips beside the training; the result does not depend on them.
         options: further arguments of `crossmamba train` for the run on clips.
     """
 
@@ -62,10 +63,11 @@ class ActionDemoSettings:
     size: int = 64
     epochs: int = 16
     fusion_epochs: int = 10
+    workers: int = 1
     options: tuple[str, ...] = ()
 
 
-QUICK = ActionDemoSettings(videos=(4, 1, 1), segments=8, epochs=1, fusion_epochs=1)
+QUICK = ActionDemoSettings(videos=(4, 1, 1), segments=8, epochs=1, fusion_epochs=1, workers=0)
 CLIP_SECONDS = 0.02  # of a clip in training on one core, for the announcement
 
 
@@ -153,7 +155,8 @@ def training(name: str, run: Path, data: Path, tokens: Path, settings: ActionDem
         return (
             *("train", "--config", CLIPS, *common, "--trainer.max_epochs", str(settings.epochs)),
             *("--data.image_size", str(settings.size), "--data.jitter", f"[{settings.size}, {settings.size * 9 // 8}]"),
-            *("--model.model_args.text", "none", "--data.question_source", "none", *settings.options),
+            *("--model.model_args.text", "none", "--data.question_source", "none"),
+            *("--data.num_workers", str(settings.workers), *settings.options),
         )
     kind = ("--data.question_source", name, "--data.questions", str(tokens / "questions"))
     if name == "ahead":
