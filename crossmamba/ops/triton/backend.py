@@ -10,6 +10,7 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,7 +94,7 @@ class TritonBackend:
         block = max(1, STEP_TILE // padded)
         blocks = ceil_div(channels, block)
         groups = max(value.shape[1] if value.dim() == 3 else 1 for value in (inputs.B, inputs.C))
-        arguments = {
+        arguments: dict[str, Any] = {
             "state": inputs.state,
             "x": pairs(inputs.x),
             "dt": pairs(inputs.dt),

@@ -13,6 +13,10 @@ from crossmamba.ops.triton.arguments import rows, tiles
 from crossmamba.ops.triton.launch import Scan, sum_space
 from crossmamba.ops.triton.plan import Config
 
+REGISTERS = 168
+"""What a thread of `scan_forward_kernel` may use in programs of one warp: without it sm_80's assembler stops at 128 in
+tier 2 and spills 8 or 16 bytes. 168 leave 12 warps to a multiprocessor."""
+
 
 def saved_elements(inputs: ScanInputs) -> int:
     """The state before every CHECKPOINT steps: shapes alone, no branches (they may be symbolic)."""
@@ -26,7 +30,7 @@ def scan_forward(inputs: ScanInputs, save: bool, config: Config) -> tuple[Tensor
     from crossmamba.ops.triton.kernels_forward import chunk_end_kernel, scan_forward_kernel
 
     scan = Scan(inputs, config)
-    shape = scan.shape
+    shape, registers = scan.shape, REGISTERS if config.warps == 1 else None
     out = torch.empty_like(inputs.u)
     saved = inputs.A.new_empty(saved_elements(inputs) if save else 0)
     last_state = scan.tile_space(1)
@@ -35,12 +39,15 @@ def scan_forward(inputs: ScanInputs, save: bool, config: Config) -> tuple[Tensor
     results["total"] = None if shape.routes == 1 else rows(sum_space(out))
     if config.chunk == 0:
         results |= {"entering": entering, "last_state": last_state}
-        scan.start(scan_forward_kernel, scan.programs, first_route=0, last_route=shape.routes, **results)
+        scan.start(
+            scan_forward_kernel, scan.programs, first_route=0, last_route=shape.routes, registers=registers, **results
+        )
     else:
         ends, sums = scan.tile_space(scan.chunks), scan.row_space()
         scan.start(chunk_end_kernel, scan.programs * shape.routes * scan.chunks, ends=ends, sums=sums)
         scan.carry(ends, sums, entering, last_state, backwards=False)
         results |= {"entering": ends, "last_state": None}
         for k in range(shape.routes):  # one launch after the other: each adds to what the ones before it left
-            scan.start(scan_forward_kernel, scan.programs * scan.chunks, first_route=k, last_route=k + 1, **results)
+            one = {"first_route": k, "last_route": k + 1, "registers": registers}
+            scan.start(scan_forward_kernel, scan.programs * scan.chunks, **one, **results)
     return out, last_state[:, :, 0].mT.contiguous(), saved
