@@ -1,9 +1,8 @@
 """The studies of actions, as data: what each trains first, and its rows (see studies.py).
 
 The chain, once a seed: MambaVL without questions (a scan over the video) learns end to end on clips; its encoder's
-tokens of every segment are stored; its classes give the questions of "predicted" (of the train split too, which it has
-learned by heart, so there they are nearly the true ones), the true classes those of "oracle". All rows learn from these
-tokens.
+tokens of every segment are stored; its classes give the questions of "predicted" (of the train split too, where it is
+right more often than elsewhere), the true classes those of "oracle". All rows learn from these tokens.
 """
 
 from __future__ import annotations
