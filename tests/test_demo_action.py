@@ -82,6 +82,10 @@ def test_trainings_are_commands_of_a_user(tmp_path: Path, parses) -> None:
         parses(arguments)
         epochs = arguments[arguments.index("--trainer.max_epochs") + 1]
         assert epochs == ("7" if name == "video" else "10")
+        assert arguments[arguments.index("--data.image_size") + 1] == "64"
+        if name != "video":  # the card says how the tokens were made
+            made = arguments[arguments.index("--data.frames") : arguments.index("--data.frames") + 4]
+            assert made == ("--data.frames", str(demo.FRAMES), "--data.mode", "uniform")
         asked = arguments[arguments.index("--data.question_source") + 1]
         assert asked == ("none" if name in ("video", "ahead") else name)
     (tmp_path / "video").mkdir()
@@ -103,6 +107,21 @@ def test_a_video_of_somebody_who_was_never_seen_is_shown(tmp_path: Path) -> None
     write_csv(root / "truth" / "EPIC_100_test.csv", [])
     with pytest.raises(DataError):
         choose_video(root)
+
+
+@pytest.mark.parametrize(("video", "generic", "encoders"), [(0.3, 0.2, 0), (0.2, 0.3, 1)])
+def test_the_better_model_is_put_in_place(tmp_path: Path, video: float, generic: float, encoders: int) -> None:
+    for name, score in (("video", video), ("generic", generic), ("ahead", 0.9)):
+        folder = tmp_path / "train" / name / "model"
+        folder.mkdir(parents=True)
+        card = {"metadata": {"run": name, "metrics": {"val/action": score}}}
+        (folder / "config.json").write_text(json.dumps(card))
+        (folder / "model.safetensors").write_bytes(name.encode())
+    demo.assemble(tmp_path)
+    card = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert card["metadata"]["run"] == ("generic" if generic > video else "video")
+    assert len(list((tmp_path / "model").glob("encoders/*.safetensors"))) == encoders
+    assert (tmp_path / "ahead" / "model" / "encoders" / "small_video.safetensors").read_bytes() == b"video"
 
 
 def test_every_line_says_where_its_questions_came_from() -> None:

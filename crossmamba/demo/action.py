@@ -7,7 +7,7 @@ Every stage writes into one folder and is left out when it was already done ther
     OUT/train/video/         the run that sees clips and is asked nothing (`crossmamba train`)
     OUT/tokens/              its encoder's tokens of all segments, its guesses, and the questions made of them
     OUT/train/{generic,predicted,ahead}/   runs on these tokens: with questions, and the one that anticipates
-    OUT/model/, OUT/ahead/   the recogniser and the anticipator, for `crossmamba predict`
+    OUT/model/, OUT/ahead/   a recogniser (the better of video and generic) and the anticipator, for `predict`
     OUT/scores.json          all scores of the test split
     OUT/predict/             `crossmamba predict` on a test video: actions.mp4, timeline.png, result.json
     OUT/report.html          everything on one page
@@ -68,7 +68,7 @@ class ActionDemoSettings:
 
 
 QUICK = ActionDemoSettings(videos=(4, 1, 1), segments=8, epochs=1, fusion_epochs=1, workers=0)
-CLIP_SECONDS = 0.02  # of a clip in training on one core, for the announcement
+CLIP_SECONDS = 0.03  # of a clip in training, for the announcement
 
 
 def run_action_demo(out: str | Path, settings: ActionDemoSettings, *, predict: bool = True) -> dict[str, Any]:
@@ -161,8 +161,19 @@ def training(name: str, run: Path, data: Path, tokens: Path, settings: ActionDem
     kind = ("--data.question_source", name, "--data.questions", str(tokens / "questions"))
     if name == "ahead":
         kind = ("--data.question_source", "none", "--model.model_args.text", "none")
+    # How the tokens were made: the card has to say it, since `predict` shows a video to the model by its card.
+    made = ("--data.frames", str(FRAMES), "--data.mode", "uniform", "--data.image_size", str(settings.size))
     return (
-        *("train", "--config", AHEAD if name == "ahead" else TOKENS, *common, "--data.media", str(tokens), *kind),
+        *(
+            "train",
+            "--config",
+            AHEAD if name == "ahead" else TOKENS,
+            *common,
+            "--data.media",
+            str(tokens),
+            *kind,
+            *made,
+        ),
         *("--trainer.max_epochs", str(settings.fusion_epochs)),
     )
 
@@ -227,12 +238,25 @@ def train_on_tokens(path: Path, settings: ActionDemoSettings) -> None:
 
 
 def assemble(path: Path) -> None:
-    """OUT/model, and OUT/ahead with the encoder that made its tokens, so that it can see a video."""
+    """OUT/model and OUT/ahead, with the encoder that made their tokens, so that they can see a video.
+
+    OUT/model is the better one on the validation split of the two that can be asked about a new video: without
+    questions, or with generic ones.
+    """
     from crossmamba.predict.features import store_encoder
 
-    copy_folder(path / "train" / "video" / "model", path / "model")
-    copy_folder(path / "train" / "ahead" / "model", path / "ahead" / "model")
-    store_encoder(path / "ahead" / "model", "small_video", path / "model" / "model.safetensors")
+    train = path / "train"
+    chosen = max(("video", "generic"), key=lambda name: _val_score(train / name / "model"))
+    for name, folder in ((chosen, path / "model"), ("ahead", path / "ahead" / "model")):
+        copy_folder(train / name / "model", folder)
+        if name != "video":
+            store_encoder(folder, "small_video", train / "video" / "model" / "model.safetensors")
+
+
+def _val_score(model: Path) -> float:
+    """Actions right on the validation split, by a model folder's card."""
+    metrics = read_json(model / "config.json").get("metadata", {}).get("metrics", {})
+    return float(metrics.get("val/action", 0.0))
 
 
 def score_models(path: Path) -> dict[str, Any]:
