@@ -196,8 +196,8 @@ class ProductMerge(nn.Module):
 class NetworkMerge(nn.Module):
     """A small network on feature, question and their product (ours): for narrow models.
 
-    With 64 channels and the product, `avst_small` and `shmamba_small` stood after 600 and 450 steps on the concert world
-    where the question alone leads (37.7 and 35.7 % of the questions); with this at 47.6 and 47.9 (one seed).
+    With 64 channels and the product, `avst_small` and `shmamba_small` stood after 600 and 450 steps on the concert
+    world where the question alone leads (37.7 and 35.7 % of the questions); with this at 47.6 and 47.9 (one seed).
     """
 
     def __init__(self, dim: int) -> None:
