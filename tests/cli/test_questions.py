@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -137,7 +138,10 @@ def test_a_stopped_command_goes_on_where_it_was(root: Path, how: signal.Signals)
     files = ("--annotations", str(root / "train.csv"), "--out", str(root / "q.jsonl"))
     with endpoint(behave) as server:
         command = [sys.executable, "-m", "crossmamba", "questions", "make", *files, *options, "--url", server.url]
-        stopped = subprocess.Popen(command, stderr=subprocess.PIPE)
+        heed = partial(
+            signal.signal, signal.SIGINT, signal.SIG_DFL
+        )  # a job in the background inherits that it is ignored
+        stopped = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=heed)
         while len(server.seen) < 5 and stopped.poll() is None:
             time.sleep(0.02)
         start = time.monotonic()

@@ -132,7 +132,7 @@ def test_encoders_of_raw_videos_are_frozen_or_learn(tmp_path, train_questions, q
         (["--data.perturbation", "deaf"], "deaf"),
         (["--data.questions_per_video", "-1"], "questions_per_video is -1"),
         (["--model.drop_epochs", "0"], "drop_epochs is 0"),
-        (["--model.optimizer", "sgd"], "sgd"),
+        (["--model.optimizer", "sdg"], "sdg"),
         (["--model.picture_weights", "x.pt"], "has no picture encoder"),
     ],
 )
