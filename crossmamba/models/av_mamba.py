@@ -128,8 +128,8 @@ def sound_projection(dim: int, width: int) -> nn.Sequential:
 def normed(projection: nn.Module, width: int, norm: bool) -> nn.Module:
     """A projection with LayerNorm behind it, for features of any scale (ours); as it is without `norm`.
 
-    Without norms and with larger step sizes `av_mamba_small` with CM over time stayed for 12 passes at what the question
-    alone can answer on the concert world, whose stored sound has a standard deviation of 4.3 (one seed).
+    Without norms and with larger step sizes `av_mamba_small` with CM over time stayed for 12 passes at what the
+    question alone can answer on the concert world, whose stored sound has a standard deviation of 4.3 (one seed).
     """
     return nn.Sequential(projection, nn.LayerNorm(width)) if norm else projection
 
