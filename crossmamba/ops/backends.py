@@ -198,20 +198,22 @@ def resolve_backend(name: str, device: torch.device, dtype: torch.dtype) -> str:
     Raises:
         ValueError: unknown name, or one that cannot run there. SlowBackendError: see `require_fast`.
     """
-    if name == "auto":
-        name = os.environ.get("CROSSMAMBA_BACKEND", "auto")
+    if name == "auto" and "CROSSMAMBA_BACKEND" in os.environ:  # half the time of a get() that finds nothing
+        name = os.environ["CROSSMAMBA_BACKEND"]
     if name != "auto":
         reason = registered_backend(name).why_not(device, dtype)
         if reason is not None:
             raise ValueError(f"scan back end {name!r} cannot run on {device.type} in {dtype}: {reason}")
         return name
     best: ScanBackend | None = None
+    highest = 0
     for backend in _BACKENDS.values():
-        if backend.priority >= (0 if best is None else best.priority) and backend.why_not(device, dtype) is None:
-            best = backend
+        priority = backend.priority
+        if priority >= highest and backend.why_not(device, dtype) is None:
+            best, highest = backend, priority
     if best is None:
         raise ValueError(f"no scan back end can run on {device.type} in {dtype}: {list_backends(device, dtype)}")
-    if best.priority <= PORTABLE_PRIORITY and dtype == torch.float32 and device.type in ("cpu", "cuda"):
+    if highest <= PORTABLE_PRIORITY and dtype == torch.float32 and device.type in ("cpu", "cuda"):
         _say_slow(best.name, device, dtype)
     return best.name
 

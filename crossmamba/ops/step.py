@@ -11,6 +11,10 @@ from torch import Tensor
 
 from crossmamba.ops.backends import StepInputs, registered_backend, resolve_backend
 
+_NARROW = frozenset((torch.float32, torch.bfloat16, torch.float16))
+ALLOWED = {torch.float32: _NARROW, torch.float64: _NARROW | {torch.float64}}
+"""Dtypes of the other arguments by the state's."""
+
 
 def selective_state_update(
     state: Tensor,
@@ -92,24 +96,37 @@ def _check(
             "a state in half precision loses what it remembers"
         )
     batch, channels, states = state.shape
-    expected = {"x": (batch, channels), "dt": (batch, channels), "A": (channels, states), "D": (channels,)}
-    expected |= {"z": (batch, channels), "dt_bias": (channels,)}
-    given = {"x": x, "dt": dt, "A": A, "D": D, "z": z, "dt_bias": dt_bias}
-    for name, value in given.items():
-        if value is not None and value.shape != expected[name]:
-            raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {expected[name]}")
-    for name, value in (("B", B), ("C", C)):
-        groups = value.shape[1] if value.dim() == 3 else 1
-        if groups == 0 or channels % groups:
-            raise ValueError(f"{name} has {groups} groups, which do not divide the {channels} channels")
-        if value.shape not in ((batch, states), (batch, groups, states)):
-            raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {(batch, states)} or (B, G, N)")
-    for name, value in {**given, "B": B, "C": C}.items():
+    device, dtypes = state.device, ALLOWED[state.dtype]
+    rows, line = (batch, channels), (channels,)
+    for name, value, shape in (
+        ("x", x, rows),
+        ("dt", dt, rows),
+        ("A", A, (channels, states)),
+        ("D", D, line),
+        ("z", z, rows),
+        ("dt_bias", dt_bias, line),
+        ("B", B, None),
+        ("C", C, None),
+    ):
         if value is None:
             continue
-        if value.device != state.device:
-            raise ValueError(f"{name} is on {value.device} and the state on {state.device}: move them to one device")
-        if not value.is_floating_point() or (value.dtype == torch.float64 and state.dtype != torch.float64):
+        if shape is None:
+            _check_groups(name, value, batch, channels, states)
+        elif value.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {shape}")
+        if value.device != device:
+            raise ValueError(f"{name} is on {value.device} and the state on {device}: move them to one device")
+        if value.dtype not in dtypes:
             raise ValueError(
                 f"{name} is {value.dtype} and the state {state.dtype}: convert it, or the state to float64"
             )
+
+
+def _check_groups(name: str, value: Tensor, batch: int, channels: int, states: int) -> None:
+    if value.shape == (batch, states):
+        return
+    groups = value.shape[1] if value.dim() == 3 else 1
+    if groups == 0 or channels % groups:
+        raise ValueError(f"{name} has {groups} groups, which do not divide the {channels} channels")
+    if value.shape != (batch, groups, states):
+        raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {(batch, states)} or (B, G, N)")

@@ -13,6 +13,7 @@ namespace CM_NAMESPACE {
 // What the tile keeps of one step of one vector: [vector][step][field][lane].
 enum Field { DELTA, X, W, Y, S, Q, FIELDS };
 constexpr int RECORD = FIELDS * VW;
+constexpr int RECORDS = CHUNK * RECORD + 16 * VW;  // of a vector; not a multiple of 4 KiB, which would make its lines compete with the next one's
 
 struct BackwardOperands {  // of NB states of JV vectors; strides between vectors in floats
     float *record;
@@ -23,14 +24,16 @@ struct BackwardOperands {  // of NB states of JV vectors; strides between vector
     float *scratch;                         // [step][vector][state][exp, h][lane]
     int64_t n, N;
     int steps;
-    bool first_states, first_vectors;
-    const Ahead<4> *reads;   // u, delta, d_out, z of the tile to come
+    const Ahead<4> *reads;  // u, delta, d_out, z of the tile to come: this call fetches [reads_from, reads_to)
     const Ahead<3> *writes;  // d_u, d_delta, d_z
+    int reads_from = 0, reads_to = 0, writes_from = 0, writes_to = 0;
 };
 
 template <int NB, int JV, ExpMode MODE, bool NEED_Y, bool PB, bool PC>
-static INLINE void core_backward(const BackwardOperands &o, const Exp &exp) {
-    const int64_t next = o.N * VW;  // from vector to vector
+static INLINE void core_backward(const BackwardOperands &operands, const Exp &exp) {
+    const BackwardOperands o = operands;  // the compiler then knows that no store changes them
+    const int64_t next = o.N * VW;        // from vector to vector
+    constexpr int TRACE = JV * NB * 2 * VW;
     const float *A = o.A + o.n * VW;
     vf H[JV][NB], a[JV][NB];
     UNROLL
@@ -38,20 +41,19 @@ static INLINE void core_backward(const BackwardOperands &o, const Exp &exp) {
         UNROLL
         for (int i = 0; i < NB; i++) {
             H[j][i] = load(o.kept + j * next + (o.n + i) * VW);
-            if (MODE == HOISTED) a[j][i] = exp.clamped(load(o.record + j * CHUNK * RECORD + DELTA * VW), load(A + j * next + i * VW));
+            __builtin_prefetch(o.kept + (TILE_VECTORS + j) * next + (o.n + i) * VW, 0, 2);
+            if (MODE == HOISTED) a[j][i] = exp.clamped(load(o.record + j * RECORDS + DELTA * VW), load(A + j * next + i * VW));
         }
     }
-    for (int t = 0; t < o.steps; t++) {
+    float *trace = o.scratch;
+    for (int t = 0; t < o.steps; t++, trace += TRACE) {
         const float *b = o.B[t] + o.n, *c = o.C[t] + o.n;
-        float *trace = o.scratch + t * (JV * NB * 2 * VW);
-        if (o.first_states) {
-            UNROLL
-            for (int i = 0; i < 4; i++) o.reads->template fetch<JV>(i, t);
-        }
+        for (int i = o.reads_from; i < o.reads_to; i++) o.reads->template fetch<JV>(i, t);
         UNROLL
         for (int j = 0; j < JV; j++) {
-            float *r = o.record + (j * CHUNK + t) * RECORD;
-            vf d = load(r + DELTA * VW), x = load(r + X * VW), y = zero();
+            float *r = o.record + j * RECORDS + t * RECORD;
+            vf d = load(r + DELTA * VW), x = load(r + X * VW), y;
+            if (NEED_Y) y = load(r + Y * VW);
             UNROLL
             for (int i = 0; i < NB; i++) {
                 float *here = trace + (j * NB + i) * 2 * VW;
@@ -63,7 +65,7 @@ static INLINE void core_backward(const BackwardOperands &o, const Exp &exp) {
                 H[j][i] = fma(a[j][i], H[j][i], x * bi);
                 if (NEED_Y) y = fma(PC ? load(o.Cc + j * next + (o.n + i) * VW) : splat(c[i]), H[j][i], y);
             }
-            if (NEED_Y) store(r + Y * VW, o.first_states ? y : y + load(r + Y * VW));
+            if (NEED_Y) store(r + Y * VW, y);
         }
     }
     vf g[JV][NB], dA[JV][NB], dB[NB], dC[NB];
@@ -71,6 +73,7 @@ static INLINE void core_backward(const BackwardOperands &o, const Exp &exp) {
     for (int j = 0; j < JV; j++) {
         UNROLL
         for (int i = 0; i < NB; i++) {
+            store(trace + ((j * NB + i) * 2 + 1) * VW, H[j][i]);
             g[j][i] = load(o.adjoint + j * next + (o.n + i) * VW);
             dA[j][i] = zero();
         }
@@ -79,49 +82,46 @@ static INLINE void core_backward(const BackwardOperands &o, const Exp &exp) {
     if (MODE == HOISTED) {  // one B and C for all steps: their gradients stay in registers
         UNROLL
         for (int i = 0; i < NB; i++) {
-            dB[i] = o.first_vectors ? zero() : load(sums + 2 * i * VW);
-            dC[i] = o.first_vectors ? zero() : load(sums + (2 * i + 1) * VW);
+            dB[i] = load(sums + 2 * i * VW);
+            dC[i] = load(sums + (2 * i + 1) * VW);
         }
     }
     for (int t = o.steps - 1; t >= 0; t--) {
-        const float *b = o.B[t] + o.n, *c = o.C[t] + o.n, *trace = o.scratch + t * (JV * NB * 2 * VW);
+        const float *b = o.B[t] + o.n, *c = o.C[t] + o.n;
         float *sum = sums + t * o.N * 2 * VW;
-        if (o.first_states) {
-            UNROLL
-            for (int i = 0; i < 3; i++) o.writes->template fetch<JV>(i, t);
-        }
+        trace -= TRACE;
+        for (int i = o.writes_from; i < o.writes_to; i++) o.writes->template fetch<JV>(i, t);
         if (MODE != HOISTED && !(PB && PC)) {
             UNROLL
             for (int i = 0; i < NB; i++) {
-                dB[i] = o.first_vectors ? zero() : load(sum + 2 * i * VW);
-                dC[i] = o.first_vectors ? zero() : load(sum + (2 * i + 1) * VW);
+                if (!PB) dB[i] = load(sum + 2 * i * VW);
+                if (!PC) dC[i] = load(sum + (2 * i + 1) * VW);
             }
         }
         UNROLL
         for (int j = 0; j < JV; j++) {
-            float *r = o.record + (j * CHUNK + t) * RECORD;
+            float *r = o.record + j * RECORDS + t * RECORD;
             vf d = load(r + DELTA * VW), x = load(r + X * VW), w = load(r + W * VW);
-            vf s = o.first_states ? zero() : load(r + S * VW), q = o.first_states ? zero() : load(r + Q * VW);
+            vf s = load(r + S * VW), q = load(r + Q * VW);
             UNROLL
             for (int i = 0; i < NB; i++) {
                 const float *here = trace + (j * NB + i) * 2 * VW;
                 vf bi = PB ? load(o.Bc + j * next + (o.n + i) * VW) : splat(b[i]);
                 vf ci = PC ? load(o.Cc + j * next + (o.n + i) * VW) : splat(c[i]);
-                vf gi = fma(w, ci, g[j][i]), before = load(here + VW);
+                vf gi = fma(w, ci, g[j][i]);
                 if (PB)
                     store(o.dBc + j * next + (o.n + i) * VW, fma(gi, x, load(o.dBc + j * next + (o.n + i) * VW)));
                 else
                     dB[i] = fma(gi, x, dB[i]);
                 if (PC)
-                    store(o.dCc + j * next + (o.n + i) * VW, fma(w, H[j][i], load(o.dCc + j * next + (o.n + i) * VW)));
+                    store(o.dCc + j * next + (o.n + i) * VW, fma(w, load(here + TRACE + VW), load(o.dCc + j * next + (o.n + i) * VW)));
                 else
-                    dC[i] = fma(w, H[j][i], dC[i]);
+                    dC[i] = fma(w, load(here + TRACE + VW), dC[i]);
                 s = fma(gi, bi, s);
                 g[j][i] = gi * (MODE == HOISTED ? a[j][i] : load(here));
-                vf qi = g[j][i] * before;
+                vf qi = g[j][i] * load(here + VW);
                 q = fma(qi, load(A + j * next + i * VW), q);
                 dA[j][i] = fma(qi, d, dA[j][i]);
-                H[j][i] = before;
             }
             store(r + S * VW, s);
             store(r + Q * VW, q);
@@ -129,8 +129,8 @@ static INLINE void core_backward(const BackwardOperands &o, const Exp &exp) {
         if (MODE != HOISTED && !(PB && PC)) {
             UNROLL
             for (int i = 0; i < NB; i++) {
-                store(sum + 2 * i * VW, PB ? zero() : dB[i]);
-                store(sum + (2 * i + 1) * VW, PC ? zero() : dC[i]);
+                if (!PB) store(sum + 2 * i * VW, dB[i]);
+                if (!PC) store(sum + (2 * i + 1) * VW, dC[i]);
             }
         }
     }

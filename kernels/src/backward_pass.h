@@ -7,7 +7,7 @@
 namespace CM_NAMESPACE {
 
 // Vectors of channels that go through the core together: they share the traffic of the sums for B and C.
-constexpr int JOINT = VW == 16 ? 4 : 1;
+constexpr int JOINT = VW == 16 ? 2 : 1;
 
 class BackwardPass {
   public:
@@ -36,7 +36,7 @@ class BackwardPass {
     const Partials &sums;
     const int64_t N;
     const Exp exp{};
-    float *adjoint, *once, *record, *trace, *dBC, *totals, *B_tile, *C_tile;
+    float *adjoint, *once, *record, *slopes, *trace, *dBC, *totals, *B_tile, *C_tile;
     float *u_tile, *delta_tile, *z_tile, *dy_tile, *du_tile, *ddelta_tile, *dz_tile;
     const float *u[CHUNK], *raw[CHUNK], *z[CHUNK], *dy[CHUNK], *B[CHUNK], *C[CHUNK];
     float *du[CHUNK], *ddelta[CHUNK], *dz[CHUNK];
@@ -51,8 +51,9 @@ class BackwardPass {
         Cutter cutter(block);
         adjoint = cutter.floats(g.vectors * N * VW);
         once = cutter.floats(g.vectors * VW);  // d_delta of a delta with one step, before softplus
-        record = cutter.floats(TILE_VECTORS * CHUNK * RECORD);
-        trace = cutter.floats(CHUNK * 16 * VW);  // 8 pairs of exp and h, or 4 times what single_backward keeps
+        record = cutter.floats(TILE_VECTORS * RECORDS);
+        slopes = cutter.floats(TILE_VECTORS * CHUNK * 2 * VW);  // of softplus at delta, and sigmoid(z)
+        trace = cutter.floats((CHUNK + 1) * 16 * VW);  // 8 pairs of exp and h, or 4 times what single_backward keeps
         dBC = cutter.floats(CHUNK * N * 2 * VW);
         totals = cutter.floats(CHUNK * N * 2 + VW);
         B_tile = cutter.floats(CHUNK * N);
@@ -120,7 +121,7 @@ class BackwardPass {
 
     void look_ahead(int64_t b, int64_t k, int64_t chunk, int64_t length) {
         const cm_array *all[7] = {&s.u, &s.delta, &s.d_out, s.z.data ? &s.z : &s.u, &s.d_u, &s.d_delta, s.z.data ? &s.d_z : &s.d_u};
-        next_walk.set(s, k, chunk, length);
+        next_walk.set(s, k, chunk * CHUNK, CHUNK, length);
         for (int i = 0; i < 7; i++) {
             arrays[i] = all[i];
             starts[1][i].set(*all[i], b * all[i]->b + k * all[i]->k, next_walk);
@@ -183,12 +184,10 @@ class BackwardPass {
     }
 
     void several(const Tile &tile, int64_t at, const float *kept, bool first, bool add) {
-        float largest = 0;
-        for (int j = 0; j < tile.vectors; j++) {
-            float m = prepare(j, at + j) * p.largest_A[at + j];
-            largest = m <= largest ? largest : m;  // a NaN wins
-        }
-        states(tile, at, kept, largest, first);
+        bool moderate = true;  // exp's arguments are within its range
+        for (int j = 0; j < tile.vectors; j++) moderate &= prepare(j, at + j);
+        if (first) memset(dBC, 0, (size_t)((time_invariant(s) ? 1 : walk.count) * N * 2 * VW) * 4);
+        states(tile, at, kept, moderate);
         for (int j = 0; j < tile.vectors; j++) finish(j, tile.vector + j, at + j, add);
     }
 
@@ -202,7 +201,7 @@ class BackwardPass {
     template <bool PB, bool PC>
     void single(const Tile &tile, int64_t at, const float *kept, bool first, bool add) {
         int j = 0;
-        for (; j + 4 <= tile.vectors; j += 4) single_vectors<4, PB, PC>(tile, at, kept, j, first && j == 0, add);
+        for (; j + 2 <= tile.vectors; j += 2) single_vectors<2, PB, PC>(tile, at, kept, j, first && j == 0, add);
         for (; j < tile.vectors; j++) single_vectors<1, PB, PC>(tile, at, kept, j, first && j == 0, add);
     }
 
@@ -226,83 +225,97 @@ class BackwardPass {
         for (int t = 1; t < walk.count; t++) raw[t] = raw[0];
     }
 
-    // delta, x and w of one vector into its record; the largest |delta|.
-    float prepare(int j, int64_t at) {
+    // delta, x and w of one vector into its record; whether exp(delta A) needs no clamping.
+    bool prepare(int j, int64_t at) {
         vf bias = load(p.bias + at * VW), largest = zero();
-        float *r = record + j * CHUNK * RECORD;
+        float *r = record + j * RECORDS, *slope = slopes + j * CHUNK * 2 * VW;
         int own = s.delta_once ? 1 : walk.count;
         for (int t = 0; t < walk.count; t++) {
             vf value;
             if (t < own) {
                 value = load(raw[t] + j * VW) + bias;
-                if (s.softplus) value = softplus(value, exp);
+                if (s.softplus) {
+                    vf rise;
+                    value = softplus(value, exp, rise);
+                    store(slope + t * 2 * VW, rise);
+                }
                 largest = max(largest, absolute(value));
             } else {
                 value = load(r + DELTA * VW);
             }
             vf w = load(dy[t] + j * VW);
             if (s.z.data) {
-                vf gate = load(z[t] + j * VW);
-                w = w * (gate * sigmoid(gate, exp));
+                vf gate = load(z[t] + j * VW), share = sigmoid(gate, exp);
+                store(slope + (t * 2 + 1) * VW, share);
+                w = w * (gate * share);
             }
             float *rt = r + t * RECORD;
             store(rt + DELTA * VW, value);
             store(rt + X * VW, value * load(u[t] + j * VW));
             store(rt + W * VW, w);
+            for (int field : {Y, S, Q}) store(rt + field * VW, zero());
         }
-        float m = 0;
-        for (int i = 0; i < VW; i++) m = largest[i] <= m ? m : largest[i];
-        return m;
+        return all_below(largest * splat(p.largest_A[at]), -Exp::LOWEST);
     }
 
-    void states(const Tile &tile, int64_t at, const float *kept, float largest, bool first) {
+    void states(const Tile &tile, int64_t at, const float *kept, bool moderate) {
         if (s.B_kind == CM_PER_CHANNEL || s.C_kind == CM_PER_CHANNEL) {
-            if (s.B_kind != CM_PER_CHANNEL) return gate<CLAMPED, false, true>(tile, at, kept, first);
-            if (s.C_kind != CM_PER_CHANNEL) return gate<CLAMPED, true, false>(tile, at, kept, first);
-            return gate<CLAMPED, true, true>(tile, at, kept, first);
+            if (s.B_kind != CM_PER_CHANNEL) return gate<CLAMPED, false, true>(tile, at, kept);
+            if (s.C_kind != CM_PER_CHANNEL) return gate<CLAMPED, true, false>(tile, at, kept);
+            return gate<CLAMPED, true, true>(tile, at, kept);
         }
-        if (time_invariant(s)) return gate<HOISTED, false, false>(tile, at, kept, first);
-        if (largest < -Exp::LOWEST) return gate<FAST, false, false>(tile, at, kept, first);
-        gate<CLAMPED, false, false>(tile, at, kept, first);
+        if (time_invariant(s)) return gate<HOISTED, false, false>(tile, at, kept);
+        if (moderate) return gate<FAST, false, false>(tile, at, kept);
+        gate<CLAMPED, false, false>(tile, at, kept);
     }
 
     template <ExpMode MODE, bool PB, bool PC>
-    void gate(const Tile &tile, int64_t at, const float *kept, bool first) {
+    void gate(const Tile &tile, int64_t at, const float *kept) {
         if (s.z.data)
-            vectors<MODE, true, PB, PC>(tile, at, kept, first);
+            vectors<MODE, true, PB, PC>(tile, at, kept);
         else
-            vectors<MODE, false, PB, PC>(tile, at, kept, first);
+            vectors<MODE, false, PB, PC>(tile, at, kept);
     }
 
     template <ExpMode MODE, bool NEED_Y, bool PB, bool PC>
-    void vectors(const Tile &tile, int64_t at, const float *kept, bool first) {
+    void vectors(const Tile &tile, int64_t at, const float *kept) {
         int j = 0;
-        for (; j + JOINT <= tile.vectors; j += JOINT) blocks<JOINT, MODE, NEED_Y, PB, PC>(tile, at, kept, j, first && j == 0);
-        for (; j < tile.vectors; j++) blocks<1, MODE, NEED_Y, PB, PC>(tile, at, kept, j, first && j == 0);
+        for (; j + JOINT <= tile.vectors; j += JOINT) blocks<JOINT, MODE, NEED_Y, PB, PC>(tile, at, kept, j);
+        for (; j < tile.vectors; j++) blocks<1, MODE, NEED_Y, PB, PC>(tile, at, kept, j);
     }
 
     template <int JV, ExpMode MODE, bool NEED_Y, bool PB, bool PC>
-    void blocks(const Tile &tile, int64_t at, const float *kept, int j, bool first_vectors) {
-        constexpr int NB = JV == 1 ? 4 : 8 / JV;
+    void blocks(const Tile &tile, int64_t at, const float *kept, int j) {
+        constexpr int NB = 4;
         int64_t mine = (part * s.routes * g.vectors + at + j) * N * VW, here = (at + j) * N * VW;
-        BackwardOperands o = {record + j * CHUNK * RECORD, B, C, p.A + here, PB ? p.B + here : nullptr, PC ? p.C + here : nullptr,
+        BackwardOperands o = {record + j * RECORDS, B, C, p.A + here, PB ? p.B + here : nullptr, PC ? p.C + here : nullptr,
                               kept + j * N * VW, adjoint + (tile.vector + j) * N * VW, sums.A + mine, PB ? sums.B + mine : nullptr,
-                              PC ? sums.C + mine : nullptr, dBC, trace, 0, N, walk.count, true, first_vectors, &reads, &writes};
-        for (; o.n + NB <= N; o.n += NB, o.first_states = false) core_backward<NB, JV, MODE, NEED_Y, PB, PC>(o, exp);
-        for (; o.n < N; o.n++, o.first_states = false) core_backward<1, JV, MODE, NEED_Y, PB, PC>(o, exp);
+                              PC ? sums.C + mine : nullptr, dBC, trace, 0, N, walk.count, &reads, &writes};
+        const int calls = (int)(N / NB + N % NB);
+        for (int call = 0; call < calls; call++) {
+            o.reads_from = call * 4 / calls, o.reads_to = (call + 1) * 4 / calls;
+            o.writes_from = call * 3 / calls, o.writes_to = (call + 1) * 3 / calls;
+            if (o.n + NB <= N) {
+                core_backward<NB, JV, MODE, NEED_Y, PB, PC>(o, exp);
+                o.n += NB;
+            } else {
+                core_backward<1, JV, MODE, NEED_Y, PB, PC>(o, exp);
+                o.n++;
+            }
+        }
         reads.step(arrays, JV * VW);
         writes.step(arrays + 4, JV * VW);
     }
 
     // From the sums over states to the gradients of u, delta, z, D and the bias.
     void finish(int j, int64_t v, int64_t at, bool add) {
-        const float *r = record + j * CHUNK * RECORD;
-        vf skip = load(p.skip + at * VW), bias = load(p.bias + at * VW), d_skip = zero(), d_bias = zero();
-        for (int t = 0; t < walk.count; t++, r += RECORD) {
+        const float *r = record + j * RECORDS, *slope = slopes + j * CHUNK * 2 * VW;
+        vf skip = load(p.skip + at * VW), d_skip = zero(), d_bias = zero();
+        for (int t = 0; t < walk.count; t++, r += RECORD, slope += 2 * VW) {
             vf ut = load(u[t] + j * VW), w = load(r + W * VW), st = load(r + S * VW);
             vf d_delta = fma(load(r + Q * VW), splat((float)(1.0 / (LOG2E * EXP_UNITS))), ut * st);
             if (!s.delta_once) {
-                if (s.softplus) d_delta = d_delta * sigmoid(load(raw[t] + j * VW) + bias, exp);
+                if (s.softplus) d_delta = d_delta * load(slope);
                 store(ddelta[t] + j * VW, d_delta);
             }
             d_bias = d_bias + d_delta;
@@ -311,7 +324,7 @@ class BackwardPass {
             if (add) d_ut = d_ut + load(du[t] + j * VW);
             store(du[t] + j * VW, d_ut);
             if (s.z.data) {  // silu'(z) = sigmoid(z) (1 + z (1 - sigmoid(z)))
-                vf gate = load(z[t] + j * VW), share = sigmoid(gate, exp), y = fma(skip, ut, load(r + Y * VW));
+                vf gate = load(z[t] + j * VW), share = load(slope + VW), y = fma(skip, ut, load(r + Y * VW));
                 store(dz[t] + j * VW, load(dy[t] + j * VW) * y * share * fma(gate, splat(1.0f) - share, splat(1.0f)));
             }
         }

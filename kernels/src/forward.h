@@ -7,11 +7,11 @@ namespace CM_NAMESPACE {
 
 // NB states of one vector of channels over the steps of a tile, the states in registers.
 //   delta, x = delta u: [step][lane]     A, h, Bc, Cc: [state][lane]     B[t], C[t]: states of step t, from n on
-// y += C . h, or y = C . h if `first`; then it also fetches ahead.
+// y += C . h, or y = C . h if `first`; then it also fetches ahead. States go to `kept`, if there is one, every CHUNK steps.
 template <int NB, ExpMode MODE, bool PER_CHANNEL_B, bool PER_CHANNEL_C>
 static INLINE void core_forward(const float *delta, const float *x, const float *const *B, const float *const *C, int64_t n,
                                 const float *Bc, const float *Cc, float *y, const float *A, float *h, int steps, bool first,
-                                const Ahead<4> &ahead, const Exp &exp) {
+                                float *kept, int64_t kept_stride, const Ahead<4> &ahead, const Exp &exp) {
     vf H[NB], a[NB];
     UNROLL
     for (int i = 0; i < NB; i++) {
@@ -19,6 +19,11 @@ static INLINE void core_forward(const float *delta, const float *x, const float 
         if (MODE == HOISTED) a[i] = exp.clamped(load(delta), load(A + i * VW));
     }
     for (int t = 0; t < steps; t++) {
+        if (kept && t % CHUNK == 0) {
+            UNROLL
+            for (int i = 0; i < NB; i++) store(kept + i * VW, H[i]);
+            kept += kept_stride;
+        }
         const float *b = B[t] + n, *c = C[t] + n;
         vf d = load(delta + t * VW), xt = load(x + t * VW);
         vf even = zero(), odd = zero();
@@ -69,9 +74,10 @@ class ForwardPass {
     const Packed &p;
     const int64_t N;
     const Exp exp{};
+    float *kept = nullptr;  // where the states of the tile's first step belong
     float *h, *u_tile, *delta_tile, *z_tile, *out_tile, *delta, *x, *y, *B_tile, *C_tile;
-    const float *u[CHUNK], *raw[CHUNK], *z[CHUNK], *B[CHUNK], *C[CHUNK];
-    float *out[CHUNK];
+    const float *u[STEPS], *raw[STEPS], *z[STEPS], *B[STEPS], *C[STEPS];
+    float *out[STEPS];
     Walk walk, next_walk;
     RowStarts starts[2][4];  // of u, delta, z and out, in this chunk and in the next
     Ahead<4> ahead;
@@ -80,9 +86,9 @@ class ForwardPass {
     int64_t cut(float *block) {
         Cutter cutter(block);
         h = cutter.floats(g.vectors * N * VW);
-        for (float **tile : {&u_tile, &delta_tile, &z_tile, &out_tile, &delta, &x, &y}) *tile = cutter.floats(CHUNK * TILE);
-        B_tile = cutter.floats(CHUNK * N);
-        C_tile = cutter.floats(CHUNK * N);
+        for (float **tile : {&u_tile, &delta_tile, &z_tile, &out_tile, &delta, &x, &y}) *tile = cutter.floats(STEPS * TILE);
+        B_tile = cutter.floats(STEPS * N);
+        C_tile = cutter.floats(STEPS * N);
         return (int64_t)cutter.used();
     }
 
@@ -95,14 +101,11 @@ class ForwardPass {
         else
             memset(h + v0 * N * VW, 0, (size_t)((v1 - v0) * N * VW) * 4);
         if (length > 0) look_ahead(b, k, 0, length);
-        for (int64_t chunk = 0; chunk * CHUNK < length; chunk++) {
+        for (int64_t step = 0; step < length; step += STEPS) {
             walk = next_walk;
             memcpy(starts[0], starts[1], sizeof starts[0]);
-            if ((chunk + 1) * CHUNK < length) look_ahead(b, k, chunk + 1, length);
-            if (s.saved) {
-                int64_t row = ((b * s.routes + k) * g.saved_chunks + chunk) * g.vectors;
-                memcpy(s.saved + (row + v0) * N * VW, h + v0 * N * VW, (size_t)((v1 - v0) * N * VW) * 4);
-            }
+            if (step + STEPS < length) look_ahead(b, k, step + STEPS, length);
+            if (s.saved) kept = s.saved + ((b * s.routes + k) * g.saved_chunks + step / CHUNK) * g.vectors * N * VW;
             int64_t group = -1;
             for (int64_t i = tile0; i < tile1; i++) {
                 Tile tile = g.tile(i);
@@ -119,8 +122,8 @@ class ForwardPass {
                 states_out(s.last_state + state + g.channel(v) * N, h + v * N * VW, N, g.valid(v));
     }
 
-    void look_ahead(int64_t b, int64_t k, int64_t chunk, int64_t length) {
-        next_walk.set(s, k, chunk, length);
+    void look_ahead(int64_t b, int64_t k, int64_t step, int64_t length) {
+        next_walk.set(s, k, step, STEPS, length);
         for (int i = 0; i < 4; i++) starts[1][i].set(*arrays[i], b * arrays[i]->b + k * arrays[i]->k, next_walk);
     }
 
@@ -154,8 +157,8 @@ class ForwardPass {
         }
         for (int j = 0; j < tile.vectors; j++) {
             int64_t at = k * g.vectors + tile.vector + j;
-            float largest = discretise(j, at);
-            states(j, tile.vector + j, at, largest);
+            bool moderate = discretise(j, at);
+            states(j, tile.vector + j, at, moderate);
             finish(j, at, add && in_place);
             ahead.step(arrays, VW);
         }
@@ -181,7 +184,7 @@ class ForwardPass {
         const SingleRows rows = {u, raw, s.z.data ? z : nullptr, B, C, s.delta_once != 0, s.softplus != 0};
         int64_t at = (k * g.vectors + tile.vector + j) * VW;
         single_forward<JV, PB, PC>(rows, j * VW, p.A + at, p.B + at, p.C + at, p.skip + at, p.bias + at, h + (tile.vector + j) * VW, out,
-                                   add, walk.count, ahead, exp);
+                                   add, walk.count, kept ? kept + (tile.vector + j) * VW : nullptr, g.vectors * VW, ahead, exp);
         ahead.step(arrays, JV * VW);
     }
 
@@ -193,9 +196,9 @@ class ForwardPass {
         for (int t = 1; t < walk.count; t++) raw[t] = raw[0];
     }
 
-    // delta and x = delta u of one vector; the largest |delta| of its lanes and steps (NaN if there is one).
-    float discretise(int j, int64_t at) {
-        float *dj = delta + j * CHUNK * VW, *xj = x + j * CHUNK * VW;
+    // delta and x = delta u of one vector; whether exp(delta A) needs no clamping.
+    bool discretise(int j, int64_t at) {
+        float *dj = delta + j * STEPS * VW, *xj = x + j * STEPS * VW;
         vf bias = load(p.bias + at * VW), largest = zero();
         int own = s.delta_once ? 1 : walk.count;  // steps whose delta has to be computed
         for (int t = 0; t < own; t++) {
@@ -210,20 +213,18 @@ class ForwardPass {
             store(dj + t * VW, value);
             store(xj + t * VW, value * load(u[t] + j * VW));
         }
-        float m = 0;
-        for (int i = 0; i < VW; i++) m = largest[i] <= m ? m : largest[i];  // a NaN wins
-        return m;
+        return all_below(largest * splat(p.largest_A[at]), -Exp::LOWEST);
     }
 
     // All states of vector v over the tile: the recurrence.
-    void states(int j, int64_t v, int64_t at, float largest) {
+    void states(int j, int64_t v, int64_t at, bool moderate) {
         if (s.B_kind == CM_PER_CHANNEL || s.C_kind == CM_PER_CHANNEL) {
             if (s.B_kind != CM_PER_CHANNEL) return blocks<CLAMPED, false, true>(j, v, at);
             if (s.C_kind != CM_PER_CHANNEL) return blocks<CLAMPED, true, false>(j, v, at);
             return blocks<CLAMPED, true, true>(j, v, at);
         }
         if (time_invariant(s)) return blocks<HOISTED, false, false>(j, v, at);
-        if (largest * p.largest_A[at] < -Exp::LOWEST) return blocks<FAST, false, false>(j, v, at);
+        if (moderate) return blocks<FAST, false, false>(j, v, at);
         blocks<CLAMPED, false, false>(j, v, at);
     }
 
@@ -241,15 +242,16 @@ class ForwardPass {
 
     template <int NB, ExpMode MODE, bool PB, bool PC>
     void block(int j, int64_t v, int64_t at, int64_t n) {
-        core_forward<NB, MODE, PB, PC>(delta + j * CHUNK * VW, x + j * CHUNK * VW, B, C, n, PB ? p.B + (at * N + n) * VW : nullptr,
-                                       PC ? p.C + (at * N + n) * VW : nullptr, y + j * CHUNK * VW, p.A + (at * N + n) * VW,
-                                       h + (v * N + n) * VW, walk.count, n == 0, ahead, exp);
+        core_forward<NB, MODE, PB, PC>(delta + j * STEPS * VW, x + j * STEPS * VW, B, C, n, PB ? p.B + (at * N + n) * VW : nullptr,
+                                       PC ? p.C + (at * N + n) * VW : nullptr, y + j * STEPS * VW, p.A + (at * N + n) * VW,
+                                       h + (v * N + n) * VW, walk.count, n == 0,
+                                       kept ? kept + (v * N + n) * VW : nullptr, g.vectors * N * VW, ahead, exp);
     }
 
     // Skip, gate, and out.
     void finish(int j, int64_t at, bool add) {
         vf skip = load(p.skip + at * VW);
-        const float *yj = y + j * CHUNK * VW;
+        const float *yj = y + j * STEPS * VW;
         for (int t = 0; t < walk.count; t++) {
             vf value = fma(skip, load(u[t] + j * VW), load(yj + t * VW));
             if (s.z.data) {

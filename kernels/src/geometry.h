@@ -18,7 +18,7 @@ struct Tile {
 };
 
 struct Geometry {
-    int64_t group_channels, group_vectors, group_tiles, vectors, tiles, chunks, saved_chunks;
+    int64_t group_channels, group_vectors, group_tiles, vectors, tiles, saved_chunks;
 
     explicit Geometry(const cm_scan &s) {
         group_channels = s.channels / s.groups;
@@ -26,7 +26,6 @@ struct Geometry {
         group_tiles = ceil_div(group_vectors, TILE_VECTORS);
         vectors = s.groups * group_vectors;
         tiles = s.groups * group_tiles;
-        chunks = ceil_div(s.steps, CHUNK);
         saved_chunks = s.steps / CHUNK + 1;
     }
     Tile tile(int64_t index) const {

@@ -75,21 +75,21 @@ static double probe(int64_t what, int64_t threads, int64_t repeats) {
         });
     }
     if (what == 3)
-        return rate(threads, (double)repeats * CHUNK * 16 * VW, [=] {
+        return rate(threads, (double)repeats * STEPS * 16 * VW, [=] {
             Exp exp;
-            alignas(64) float delta[CHUNK * VW], x[CHUNK * VW], y[CHUNK * VW], A[16 * VW], h[16 * VW], projection[16];
-            const float *rows[CHUNK];
-            for (int i = 0; i < CHUNK * VW; i++) delta[i] = 0.01f, x[i] = 0.02f;
+            alignas(64) float delta[STEPS * VW], x[STEPS * VW], y[STEPS * VW], A[16 * VW], h[16 * VW], projection[16];
+            const float *rows[STEPS];
+            for (int i = 0; i < STEPS * VW; i++) delta[i] = 0.01f, x[i] = 0.02f;
             for (int i = 0; i < 16 * VW; i++) A[i] = -1.0f, h[i] = 0.0f;
             for (int i = 0; i < 16; i++) projection[i] = 0.5f;
-            for (int t = 0; t < CHUNK; t++) rows[t] = projection;
+            for (int t = 0; t < STEPS; t++) rows[t] = projection;
             RowStarts starts;
-            for (int t = 0; t < CHUNK; t++) starts.at[t] = (const char *)projection;
+            for (int t = 0; t < STEPS; t++) starts.at[t] = (const char *)projection;
             const Ahead<4> ahead = {{starts.at, starts.at, starts.at, starts.at}, {0, 0, 0, 0}};
             for (int64_t r = 0; r < repeats; r++)
                 for (int64_t n = 0; n < 16; n += 8)
-                    core_forward<8, FAST, false, false>(delta, x, rows, rows, n, nullptr, nullptr, y, A + n * VW, h + n * VW, CHUNK,
-                                                        n == 0, ahead, exp);
+                    core_forward<8, FAST, false, false>(delta, x, rows, rows, n, nullptr, nullptr, y, A + n * VW, h + n * VW, STEPS,
+                                                        n == 0, nullptr, 0, ahead, exp);
             keep(load(y));
             keep(load(h));
         });

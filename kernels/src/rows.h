@@ -7,20 +7,20 @@
 
 namespace CM_NAMESPACE {
 
-constexpr int CHUNK = CROSSMAMBA_CHUNK;    // steps of a tile
+constexpr int CHUNK = CROSSMAMBA_CHUNK;    // steps between two kept states: those of a tile in backward
+constexpr int STEPS = 64;                  // steps of a tile in forward
 constexpr int TILE = 64;                   // channels of a tile
 constexpr int TILE_VECTORS = TILE / VW;    // vectors of channels of a tile
 constexpr int PAD_VECTORS = CROSSMAMBA_PAD / VW;
 
 // Where a walk is: its positions are `count` tokens of a sequence.
 struct Walk {
-    int32_t at[CHUNK];
+    int32_t at[STEPS];
     int count;
     bool ascending;  // at[t] == at[0] + t
 
-    void set(const cm_scan &s, int64_t k, int64_t chunk, int64_t length) {
-        int64_t first = chunk * CHUNK;
-        count = (int)(length - first < CHUNK ? length - first : CHUNK);
+    void set(const cm_scan &s, int64_t k, int64_t first, int64_t most, int64_t length) {
+        count = (int)(length - first < most ? length - first : most);
         ascending = !s.order && !s.reverse;
         for (int t = 0; t < count; t++) {
             int64_t step = first + t;
@@ -160,11 +160,11 @@ static inline void write_zeros(const cm_array &a, int64_t base, int64_t from, in
 // Where the rows of a walk start, to fetch them ahead of use. Neighbouring rows of a wide array lie on different pages, and
 // the processor's own prefetching stops at a page's end.
 struct RowStarts {
-    const char *at[CHUNK];
+    const char *at[STEPS];
 
     void set(const cm_array &a, int64_t base, const Walk &walk) {
         for (int t = 0; t < walk.count; t++) at[t] = element(a, base + (a.c == 1 ? walk.at[t] * a.m : 0));
-        for (int t = walk.count; t < CHUNK; t++) at[t] = at[0];
+        for (int t = walk.count; t < STEPS; t++) at[t] = at[0];
     }
 };
 

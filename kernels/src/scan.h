@@ -14,8 +14,8 @@
 extern "C" {
 #endif
 
-#define CROSSMAMBA_ABI 1       /* changes whenever a struct or a meaning changes */
-#define CROSSMAMBA_CHUNK 64    /* steps between two kept states */
+#define CROSSMAMBA_ABI 2       /* changes whenever a struct or a meaning changes */
+#define CROSSMAMBA_CHUNK 16    /* steps between two kept states */
 #define CROSSMAMBA_PAD 16      /* channels of a group are padded to this in `saved` */
 
 enum { CM_FLOAT32 = 0, CM_BFLOAT16 = 1, CM_FLOAT16 = 2 };

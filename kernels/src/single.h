@@ -16,7 +16,7 @@ struct SingleRows {  // of one step each, JV vectors from an offset on
 template <int JV, bool PER_CHANNEL_B, bool PER_CHANNEL_C>
 static INLINE void single_forward(const SingleRows &rows, int64_t offset, const float *A, const float *Bc, const float *Cc,
                                   const float *skip, const float *bias, float *h, float *const *out, bool add, int steps,
-                                  const Ahead<4> &ahead, const Exp &exp) {
+                                  float *kept, int64_t kept_stride, const Ahead<4> &ahead, const Exp &exp) {
     vf H[JV], d[JV], a[JV];
     UNROLL
     for (int j = 0; j < JV; j++) {
@@ -28,6 +28,11 @@ static INLINE void single_forward(const SingleRows &rows, int64_t offset, const 
         }
     }
     for (int t = 0; t < steps; t++) {
+        if (kept && t % CHUNK == 0) {
+            UNROLL
+            for (int j = 0; j < JV; j++) store(kept + j * VW, H[j]);
+            kept += kept_stride;
+        }
         const vf b = splat(rows.B[t][0]), c = splat(rows.C[t][0]);
         UNROLL
         for (int i = 0; i < 4; i++) ahead.template fetch<JV>(i, t);

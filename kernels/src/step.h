@@ -14,6 +14,7 @@ static INLINE void whole_rows(float *h, const float *A, const float *B, const fl
         const vf d = splat(delta[i]), dx = splat(x[i]);
         vf total = zero();
         for (int64_t n = 0; n < N; n += VW) {
+            __builtin_prefetch(h + (VW + i) * N + n, 1, 3);  // the next channels'
             vf H = fma(exp.clamped(d, load(A + i * N + n)), load(h + i * N + n), dx * load(B + n));
             store(h + i * N + n, H);
             total = fma(load(C + n), H, total);

@@ -51,6 +51,7 @@ static INLINE vf fms(vf a, vf b, vf c) { return (vf)_mm512_fmsub_ps((__m512)a, (
 static INLINE vf max(vf bound, vf x) { return (vf)_mm512_max_ps((__m512)bound, (__m512)x); }
 static INLINE vf min(vf bound, vf x) { return (vf)_mm512_min_ps((__m512)bound, (__m512)x); }
 static INLINE float sum(vf a) { return _mm512_reduce_add_ps((__m512)a); }
+static INLINE bool all_below(vf x, float bound) { return _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(bound), _CMP_LT_OQ) == 0xffff; }
 static INLINE vf reciprocal(vf x) {  // x in [1, inf): 14 bits, one Newton step; 1/inf is 0
     vf r = (vf)_mm512_rcp14_ps((__m512)x);
     return (vf)_mm512_mask_mul_ps((__m512)r, _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(1e37f), _CMP_NGE_UQ), (__m512)r,
@@ -78,6 +79,11 @@ static INLINE float sum(vf a) {
     float s = 0;
     for (int i = 0; i < VW; i++) s += a[i];
     return s;
+}
+static INLINE bool all_below(vf x, float bound) {  // false if one is a NaN
+    bool all = true;
+    for (int i = 0; i < VW; i++) all &= x[i] < bound;
+    return all;
 }
 #endif
 

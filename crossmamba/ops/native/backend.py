@@ -16,7 +16,7 @@ from crossmamba.ops.native.library import (
     why_no_library,
 )
 
-CHUNK, PAD = 64, 16  # CROSSMAMBA_CHUNK and CROSSMAMBA_PAD of scan.h
+CHUNK, PAD = 16, 16  # CROSSMAMBA_CHUNK and CROSSMAMBA_PAD of scan.h
 EVERY_STEP, ONE_STEP, PER_CHANNEL = range(3)
 
 

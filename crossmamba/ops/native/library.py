@@ -10,13 +10,15 @@ import ctypes
 import os
 import re
 import sys
+from array import array
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-ABI = 1  # CROSSMAMBA_ABI of kernels/src/scan.h
+ABI = 2  # CROSSMAMBA_ABI of kernels/src/scan.h
 INSTRUCTION_SETS = {"baseline": 0, "avx2": 1, "avx512": 2}
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 STATUS = {1: "no memory for the kernels' scratch", 2: "the processor lacks that instruction set"}
@@ -57,6 +59,7 @@ class Library:
                 f"{path} has version {dll.crossmamba_abi()} of the kernels' interface, this crossmamba needs {ABI}: "
                 "run pip install ./kernels again"
             )
+        self._functions: dict[str, Callable[..., int]] = {}
         for name, result, arguments in (
             ("isas", number, []),
             ("splits", number, [pointer, number]),
@@ -68,19 +71,21 @@ class Library:
         ):
             function = getattr(dll, f"crossmamba_{name}")
             function.restype, function.argtypes = result, arguments
+            self._functions[name] = function
         found = dll.crossmamba_isas()
         self.isas = [name for name, bit in reversed(INSTRUCTION_SETS.items()) if found >> bit & 1]
 
     def call(self, name: str, fields: list[int], isa: int, count: int) -> None:
         """Runs forward, backward or step, with that many threads, on a struct given as its 8-byte fields in order."""
-        struct = (ctypes.c_int64 * len(fields))(*fields)
-        status = getattr(self._dll, f"crossmamba_{name}")(struct, count, isa)
+        struct = array("q", fields)  # quicker to make than an array of ctypes
+        status = self._functions[name](struct.buffer_info()[0], count, isa)
         if status:
             raise RuntimeError(f"native scan: {STATUS.get(status, status)}")
 
     def splits(self, fields: list[int], count: int) -> int:
         """First axis of the gradients of B and C in a backward call with that many threads."""
-        return self._dll.crossmamba_splits((ctypes.c_int64 * len(fields))(*fields), count)
+        struct = array("q", fields)
+        return self._dll.crossmamba_splits(struct.buffer_info()[0], count)
 
     def probe(self, what: str, count: int, isa: str) -> float:
         """A limit of the machine with that many threads; see the function `probe`."""

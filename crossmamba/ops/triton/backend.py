@@ -29,7 +29,7 @@ STEP_TILE = 1024
 
 def interpreted() -> bool:
     """Whether kernels run under Triton's interpreter, on the CPU. Triton reads the variable when it is imported."""
-    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+    return "TRITON_INTERPRET" in os.environ and os.environ["TRITON_INTERPRET"] == "1"
 
 
 @cache
