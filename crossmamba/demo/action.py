@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +24,14 @@ from typing import Any
 from crossmamba.demo.action_page import anticipation_table, build_page, recognition_table
 from crossmamba.demo.common import (
     DemoFolder,
-    choose_folder,
+    by_split,
     copy_folder,
     finish,
+    in_splits,
     read_json,
-    say,
     start,
     together,
+    train_command,
     write_json,
 )
 from crossmamba.errors import DataError
@@ -77,7 +76,7 @@ def run_action_demo(out: str | Path, settings: ActionDemoSettings, *, predict: b
     Raises:
         CrossmambaError: a stage failed. What was finished stays, and the same call goes on from there.
     """
-    folder = DemoFolder(choose_folder(out, settings), settings)
+    folder = DemoFolder.open(out, settings)
     path = folder.path
     data, tokens, train = path / "data", path / "tokens", path / "train"
     _announce(folder, predict)
@@ -98,9 +97,7 @@ def run_action_demo(out: str | Path, settings: ActionDemoSettings, *, predict: b
         lambda: train_on_tokens(path, settings),
     )
     folder.stage("model", "putting the models in place", lambda: assemble(path))
-    scores_file = path / "scores.json"
-    folder.stage("scores", "scoring the test split", lambda: write_json(scores_file, score_models(path)))
-    scores = read_json(scores_file)
+    scores = folder.scores(lambda: score_models(path))
     print(f"\nTest split, {scores['segments']} segments, recognition, in per cent:\n")
     print(table_text(recognition_table(scores)))
     print("\nAnticipation one second ahead, official mean top-5 recall, in per cent:\n")
@@ -108,7 +105,11 @@ def run_action_demo(out: str | Path, settings: ActionDemoSettings, *, predict: b
     if predict:
         folder.stage("predict", "naming the actions in a test video", lambda: name_actions(path))
     write_report(path / "report.html", build_page(path, scores, _facts(folder)))
-    _say_where(path)
+    folder.say_where(
+        ("report.html", "predict/actions.mp4", "predict/timeline.png", "scores.json", "model"),
+        f"Try it on one of {path}/data/videos:",
+        f"  crossmamba predict VIDEO --task action --model {path} --anticipation {path}/ahead --out out",
+    )
     return scores
 
 
@@ -116,15 +117,16 @@ def _announce(folder: DemoFolder, predict: bool) -> None:
     settings = folder.settings
     clips = settings.videos[0] * settings.segments
     seconds = 90 + sum(settings.videos) * 1.5 + clips * settings.epochs * CLIP_SECONDS + clips * 0.05
-    say(f"crossmamba demo action, in {folder.path} (about {max(1, round(seconds / 60))} minutes on two CPU cores)")
-    say("  1. render long videos of a hand acting on things, in EPIC-KITCHENS-100's layout")
-    say("  2. train a small MambaVL on clips without questions, store its encoder's tokens of every segment")
-    say("  3. train on these tokens: with the same questions for all clips, with questions made of the first model's")
-    say("     guesses, and one that anticipates")
-    say("  4. score them beside what the questions alone and the class frequencies give")
     show = "name the actions in a test video, now and one second ahead, and " if predict else ""
-    say(f"  5. {show}write a report to open in a browser")
-    say(WARNING + "\n")
+    steps = (
+        "render long videos of a hand acting on things, in EPIC-KITCHENS-100's layout",
+        "train a small MambaVL on clips without questions, store its encoder's tokens of every segment",
+        "train on these tokens: with the same questions for all clips, with questions made of the first model's\n"
+        "guesses, and one that anticipates",
+        "score them beside what the questions alone and the class frequencies give",
+        f"{show}write a report to open in a browser",
+    )
+    folder.announce("crossmamba demo action", seconds, steps, WARNING)
 
 
 def render_set(data: Path, settings: ActionDemoSettings) -> None:
@@ -133,7 +135,7 @@ def render_set(data: Path, settings: ActionDemoSettings) -> None:
 
     synthesize_epic100(
         data,
-        videos=dict(zip(("train", "val", "test"), settings.videos, strict=True)),
+        videos=by_split(settings.videos),
         size=settings.size,
         segments=settings.segments,
         seed=settings.seed,
@@ -148,34 +150,22 @@ def training(name: str, run: Path, data: Path, tokens: Path, settings: ActionDem
         name: "video" (clips, no questions), "generic", "predicted" (tokens, with these questions) or "ahead" (tokens of
             the time before an action, no questions).
     """
-    if (run / "config.yaml").exists():
-        return ("train", "--resume", str(run))
-    common = ("--run.dir", str(run), "--seed", str(settings.seed), "--data.root", str(data))
+    where = (run, settings.seed, data)
     if name == "video":
-        return (
-            *("train", "--config", CLIPS, *common, "--trainer.max_epochs", str(settings.epochs)),
-            *("--data.image_size", str(settings.size), "--data.jitter", f"[{settings.size}, {settings.size * 9 // 8}]"),
+        options = (
+            *("--trainer.max_epochs", str(settings.epochs), "--data.image_size", str(settings.size)),
+            *("--data.jitter", f"[{settings.size}, {settings.size * 9 // 8}]"),
             *("--model.model_args.text", "none", "--data.question_source", "none"),
             *("--data.num_workers", str(settings.workers), *settings.options),
         )
+        return train_command(CLIPS, *where, *options)
     kind = ("--data.question_source", name, "--data.questions", str(tokens / "questions"))
     if name == "ahead":
         kind = ("--data.question_source", "none", "--model.model_args.text", "none")
     # How the tokens were made: the card has to say it, since `predict` shows a video to the model by its card.
     made = ("--data.frames", str(FRAMES), "--data.mode", "uniform", "--data.image_size", str(settings.size))
-    return (
-        *(
-            "train",
-            "--config",
-            AHEAD if name == "ahead" else TOKENS,
-            *common,
-            "--data.media",
-            str(tokens),
-            *kind,
-            *made,
-        ),
-        *("--trainer.max_epochs", str(settings.fusion_epochs)),
-    )
+    options = ("--data.media", str(tokens), *kind, *made, "--trainer.max_epochs", str(settings.fusion_epochs))
+    return train_command(AHEAD if name == "ahead" else TOKENS, *where, *options)
 
 
 def prepare(path: Path, settings: ActionDemoSettings) -> None:
@@ -325,20 +315,7 @@ def choose_video(data: Path) -> tuple[Path, float]:
 
 def _facts(folder: DemoFolder) -> list[tuple[str, str]]:
     settings = folder.settings
-    times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in folder.seconds.items())
-    videos = "{} train, {} val, {} test".format(*settings.videos)
-    return [
-        ("command", shlex.join(["crossmamba", *sys.argv[1:]])),
-        ("videos", f"{videos}, about {settings.segments} segments each, {settings.size} px"),
+    return folder.facts(
+        ("videos", f"{in_splits(settings.videos)}, about {settings.segments} segments each, {settings.size} px"),
         ("training", f"{settings.epochs} epochs on clips, {settings.fusion_epochs} on tokens; seed {settings.seed}"),
-        ("time", times),
-    ]
-
-
-def _say_where(path: Path) -> None:
-    say("Open:")
-    for name in ("report.html", "predict/actions.mp4", "predict/timeline.png", "scores.json", "model"):
-        if (path / name).exists():
-            say(f"  {path / name}")
-    say(f"Try it on one of {path}/data/videos:")
-    say(f"  crossmamba predict VIDEO --task action --model {path} --anticipation {path}/ahead --out out")
+    )

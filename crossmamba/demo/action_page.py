@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from crossmamba.demo.common import read_json
+from crossmamba.demo.common import page_links, page_video, read_json
 from crossmamba.questions.records import describe
 from crossmamba.report import Curve, Line, Picture, Plot, Report, Table, environment_facts, read_curve
 
@@ -106,12 +106,7 @@ def build_page(folder: Path, scores: dict[str, Any], facts: list[tuple[str, str]
     main = folder / "train" / "video"
     predicted = folder / "predict"
     film = predicted / "actions.mp4"
-    there = [
-        ("result.json", predicted / "result.json"),
-        ("actions.mp4", film),
-        ("scores.json", folder / "scores.json"),
-        ("metrics.csv", main / "metrics.csv"),
-    ]
+    there = (predicted / "result.json", film, folder / "scores.json", main / "metrics.csv")
     return Report(
         title="What is being done? A crossmamba demo of actions",
         lead="A small MambaVL learned on this machine to name verb and noun of what a hand does in synthetic kitchen "
@@ -122,10 +117,9 @@ def build_page(folder: Path, scores: dict[str, Any], facts: list[tuple[str, str]
         plots=_plots(folder, scores),
         caveats=CAVEATS,
         facts=[*facts, *environment_facts(main / "environment.txt")],
-        links=[(label, path.relative_to(folder).as_posix()) for label, path in there if path.exists()],
-        video=film if film.exists() else None,
-        poster=_still(film) if film.exists() else None,
+        links=page_links(folder, *there),
         pictures=_pictures(predicted),
+        **page_video(film, second=2.0),
     )
 
 
@@ -165,10 +159,3 @@ def _plots(folder: Path, scores: dict[str, Any]) -> list[Plot]:
         Plot("Validation split", "step", "actions right (%)", accuracies, levels),
         Plot("Anticipation", "1 verb, 2 noun, 3 action", "mean top-5 recall (%)", bars, bars=True),
     ]
-
-
-def _still(video: Path) -> Any:
-    """The picture at two seconds, uint8 (H, W, 3)."""
-    from crossmamba.data.media import frames_at
-
-    return next(iter(frames_at(video, [2.0]))).rgb()

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +23,15 @@ from typing import Any
 from crossmamba.demo.avqa_page import build_page, score_table, tag_line
 from crossmamba.demo.common import (
     DemoFolder,
-    choose_folder,
+    by_split,
     copy_folder,
     finish,
+    in_splits,
     read_json,
     say,
     start,
     together,
+    train_command,
     write_json,
 )
 from crossmamba.errors import DataError
@@ -81,7 +81,7 @@ def run_avqa_demo(out: str | Path, settings: AVQADemoSettings, *, predict: bool 
     Raises:
         CrossmambaError: a stage failed. What was finished stays, and the same call goes on from there.
     """
-    folder = DemoFolder(choose_folder(out, settings), settings)
+    folder = DemoFolder.open(out, settings)
     path = folder.path
     data, encoders = path / "data", path / "encoders"
     runs = {name: path / "train" / name for name in settings.models}
@@ -99,15 +99,17 @@ def run_avqa_demo(out: str | Path, settings: AVQADemoSettings, *, predict: bool 
     folder.stage("train", f"training {', '.join(runs)}", lambda: train_models(runs, data, settings))
     first = runs[settings.models[0]]
     folder.stage("model", "putting model and encoders together", lambda: assemble(first, encoders, path))
-    scores_file = path / "scores.json"
-    folder.stage("scores", "scoring the test split", lambda: write_json(scores_file, score_models(data, runs)))
-    scores = read_json(scores_file)
+    scores = folder.scores(lambda: score_models(data, runs))
     print(f"\nTest split, {scores['questions']} questions about {settings.videos[2]} videos, in per cent:\n")
     print(table_text(score_table(scores)) + "\n", flush=True)
     if predict:
         folder.stage("predict", "answering questions about a test video", lambda: answer_questions(path, data))
     write_report(path / "report.html", build_page(path, runs, scores, _facts(folder)))
-    _say_where(path)
+    folder.say_where(
+        ("report.html", "predict/answer_1.png", "scores.json", "model"),
+        f"Try it on one of {path}/data/videos:",
+        f'  crossmamba predict VIDEO --model {path} --out out --question "Where is the loudest instrument?"',
+    )
     return scores
 
 
@@ -115,15 +117,16 @@ def _announce(folder: DemoFolder, predict: bool) -> None:
     settings = folder.settings
     seconds = 60 + sum(settings.videos) * 0.25 + settings.videos[0] * settings.encoder_epochs * 0.009
     seconds += settings.videos[0] / STEP_VIDEOS * settings.epochs * STEP_SECONDS
-    say(f"crossmamba demo avqa, in {folder.path} (about {max(1, round(seconds / 60))} minutes on two CPU cores)")
-    say("  1. render concerts with sound, and ask MUSIC-AVQA's 33 kinds of question about them, in its layout")
-    say("  2. train two small encoders to tag instruments, and store their features for every second")
-    say(f"  3. train {', '.join(settings.models)} to answer from these features")
-    say("  4. score them by kind of question, also with the sound silenced or the picture blanked, and beside what the")
-    say("     question, the picture or the sound alone can give")
     answer = "answer questions about a test video, and " if predict else ""
-    say(f"  5. {answer}write a report to open in a browser")
-    say(WARNING + "\n")
+    steps = (
+        "render concerts with sound, and ask MUSIC-AVQA's 33 kinds of question about them, in its layout",
+        "train two small encoders to tag instruments, and store their features for every second",
+        f"train {', '.join(settings.models)} to answer from these features",
+        "score them by kind of question, also with the sound silenced or the picture blanked, and beside what the\n"
+        "question, the picture or the sound alone can give",
+        f"{answer}write a report to open in a browser",
+    )
+    folder.announce("crossmamba demo avqa", seconds, steps, WARNING)
 
 
 def render_set(data: Path, settings: AVQADemoSettings) -> None:
@@ -132,7 +135,7 @@ def render_set(data: Path, settings: AVQADemoSettings) -> None:
 
     synthesize_music_avqa(
         data,
-        videos=dict(zip(("train", "val", "test"), settings.videos, strict=True)),
+        videos=by_split(settings.videos),
         size=settings.size,
         seconds=settings.seconds,
         questions_per_video=settings.questions,
@@ -143,14 +146,11 @@ def render_set(data: Path, settings: AVQADemoSettings) -> None:
 
 def encoder_training(run: Path, data: Path, settings: AVQADemoSettings) -> tuple[str, ...]:
     """The arguments of `crossmamba` that train the feature encoders, or go on with a training that was stopped."""
-    if (run / "config.yaml").exists():
-        return ("train", "--resume", str(run))
-    return (
-        *("train", "--config", ENCODERS, "--run.dir", str(run), "--seed", str(settings.seed)),
-        *("--data.root", str(data), "--data.size", str(settings.size)),
-        *("--trainer.max_epochs", str(settings.encoder_epochs)),
+    options = (
+        *("--data.size", str(settings.size), "--trainer.max_epochs", str(settings.encoder_epochs)),
         *("--trainer.check_val_every_n_epoch", str(max(1, settings.encoder_epochs // 2))),
     )
+    return train_command(ENCODERS, run, settings.seed, data, *options)
 
 
 def extraction(data: Path, encoders: Path) -> tuple[str, ...]:
@@ -170,15 +170,12 @@ def train_models(runs: dict[str, Path], data: Path, settings: AVQADemoSettings) 
 
 def training(name: str, run: Path, data: Path, settings: AVQADemoSettings) -> tuple[str, ...]:
     """The arguments of `crossmamba` that train a model as a user would, or go on with a training that was stopped."""
-    if (run / "config.yaml").exists():
-        return ("train", "--resume", str(run))
-    return (
-        *("train", "--config", CONFIGS[name], "--run.dir", str(run), "--seed", str(settings.seed)),
-        *("--data.root", str(data), "--trainer.max_epochs", str(settings.epochs)),
-        *("--data.batch_size", str(STEP_VIDEOS * settings.questions)),
+    options = (
+        *("--trainer.max_epochs", str(settings.epochs), "--data.batch_size", str(STEP_VIDEOS * settings.questions)),
         *("--data.questions_per_video", str(settings.questions)),
         *settings.options,
     )
+    return train_command(CONFIGS[name], run, settings.seed, data, *options)
 
 
 def assemble(run: Path, encoders: Path, out: Path) -> None:
@@ -250,23 +247,8 @@ def choose_questions(data: Path, count: int = QUESTIONS) -> tuple[Path, list[tup
 
 def _facts(folder: DemoFolder) -> list[tuple[str, str]]:
     settings = folder.settings
-    times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in folder.seconds.items())
-    return [
-        ("command", shlex.join(["crossmamba", *sys.argv[1:]])),
-        (
-            "videos",
-            "{} train, {} val, {} test".format(*settings.videos) + f", {settings.size} px, {settings.seconds} s",
-        ),
+    return folder.facts(
+        ("videos", f"{in_splits(settings.videos)}, {settings.size} px, {settings.seconds} s"),
         ("encoders", f"{settings.encoder_epochs} epochs on tags of the train split"),
         ("training", f"{', '.join(settings.models)}: {settings.epochs} epochs each; seed {settings.seed}"),
-        ("time", times),
-    ]
-
-
-def _say_where(path: Path) -> None:
-    say("Open:")
-    for name in ("report.html", "predict/answer_1.png", "scores.json", "model"):
-        if (path / name).exists():
-            say(f"  {path / name}")
-    say(f"Try it on one of {path}/data/videos:")
-    say(f'  crossmamba predict VIDEO --model {path} --out out --question "Where is the loudest instrument?"')
+    )

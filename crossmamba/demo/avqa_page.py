@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from crossmamba.demo.common import read_json
+from crossmamba.demo.common import page_links, page_video, read_json
 from crossmamba.metrics.avqa import COLUMNS
 from crossmamba.report import Curve, Line, Picture, Plot, Report, Table, environment_facts, read_curve
 
@@ -80,9 +80,7 @@ def build_page(folder: Path, runs: dict[str, Path], scores: dict[str, Any], fact
     main = next(iter(runs.values()))
     predicted = folder / "predict"
     truth = read_json(predicted / "truth.json")
-    there = [("scores.json", folder / "scores.json"), ("metrics.csv", main / "metrics.csv")]
-    there.insert(0, ("result.json", predicted / "result.json"))
-    video = Path(truth["video"]) if truth else None
+    there = (predicted / "result.json", folder / "scores.json", main / "metrics.csv")
     tags = tag_line(read_json(folder / "encoders" / "model" / "tags.json"))
     *rest, last = (NAMES.get(name, name) for name in runs)
     names = " and ".join([", ".join(rest), last] if rest else [last])
@@ -95,10 +93,9 @@ def build_page(folder: Path, runs: dict[str, Path], scores: dict[str, Any], fact
         plots=_plots(runs, scores),
         caveats=CAVEATS,
         facts=[*facts, ("encoders' tags", tags), *environment_facts(main / "environment.txt")],
-        links=[(label, path.relative_to(folder).as_posix()) for label, path in there if path.exists()],
-        video=video if video and video.exists() else None,
-        poster=_still(video) if video and video.exists() else None,
+        links=page_links(folder, *there),
         pictures=_pictures(predicted, truth),
+        **page_video(Path(truth["video"]) if truth else None, second=1.0),
     )
 
 
@@ -141,10 +138,3 @@ def _plots(runs: dict[str, Path], scores: dict[str, Any]) -> list[Plot]:
         Plot("Validation split", "step", "questions right (%)", accuracies, level),
         Plot("Questions about sound, picture, both", "1 sound, 2 picture, 3 both", "right (%)", senses, bars=True),
     ]
-
-
-def _still(video: Path) -> Any:
-    """The picture at one second, uint8 (H, W, 3)."""
-    from crossmamba.data.media import frames_at
-
-    return next(iter(frames_at(video, [1.0]))).rgb()

@@ -15,8 +15,6 @@ Every stage writes into one folder and is left out when it was already done ther
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +22,13 @@ from typing import Any
 from crossmamba.demo.avs_page import build_page, score_rows
 from crossmamba.demo.common import (
     DemoFolder,
-    choose_folder,
+    by_split,
     copy_folder,
     finish,
-    read_json,
-    say,
+    in_splits,
     start,
     together,
-    write_json,
+    train_command,
 )
 from crossmamba.report import text_table, write_report
 
@@ -75,7 +72,7 @@ def run_demo(out: str | Path, settings: DemoSettings, *, predict: bool = True) -
     Raises:
         CrossmambaError: a stage failed. What was finished stays, and the same call goes on from there.
     """
-    folder = DemoFolder(choose_folder(out, settings), settings)
+    folder = DemoFolder.open(out, settings)
     path = folder.path
     data, run, silent = path / "data", path / "train", path / "controls" / "without_sound"
     _announce(folder, predict)
@@ -87,29 +84,32 @@ def run_demo(out: str | Path, settings: DemoSettings, *, predict: bool = True) -
         lambda: train_both(run, silent, data, settings),
     )
     folder.stage("model", "copying the best checkpoint", lambda: copy_folder(run / "model", path / "model"))
-    scores_file = path / "scores.json"
-    folder.stage("scores", "scoring the test split", lambda: write_json(scores_file, score_runs(data, run, silent)))
-    scores = read_json(scores_file)
+    scores = folder.scores(lambda: score_runs(data, run, silent))
     print(f"\nTest split, {settings.clips[2]} clips that were never trained on, in per cent:\n")
     print(text_table(score_rows(scores)) + "\n", flush=True)
     if predict:
         folder.stage("predict", "marking who sounds in a test video", lambda: _predict(path, data))
     page = build_page(path, data, {"this run": run, "without sound": silent}, scores, _facts(folder))
     write_report(path / "report.html", page)
-    _say_where(path)
+    folder.say_where(
+        ("report.html", "predict/overlay.mp4", "scores.json", "model"),
+        f"Try it on a video of yours: crossmamba predict VIDEO --model {path} --out out",
+    )
     return scores
 
 
 def _announce(folder: DemoFolder, predict: bool) -> None:
     settings = folder.settings
     steps = max(settings.steps, settings.silent_steps)  # side by side
-    minutes = (30 + sum(settings.clips) * 0.05 + steps * STEP_SECONDS) / 60
-    say(f"crossmamba demo, in {folder.path} (about {max(1, round(minutes))} minutes on two CPU cores)")
-    say("  1. render a small set of videos with sound to files, in the layout of AVSBench MS3")
-    say("  2. train a small AVS-Mamba to mark who sounds, and once more without any sound")
-    say("  3. score it on clips it never saw, with the sound silenced and swapped, and against exact bounds")
-    say("  4. " + ("mark who sounds in an mp4, and write" if predict else "write") + " a report to open in a browser")
-    say(WARNING + "\n")
+    seconds = 30 + sum(settings.clips) * 0.05 + steps * STEP_SECONDS
+    mark = "mark who sounds in an mp4, and " if predict else ""
+    lines = (
+        "render a small set of videos with sound to files, in the layout of AVSBench MS3",
+        "train a small AVS-Mamba to mark who sounds, and once more without any sound",
+        "score it on clips it never saw, with the sound silenced and swapped, and against exact bounds",
+        f"{mark}write a report to open in a browser",
+    )
+    folder.announce("crossmamba demo", seconds, lines, WARNING)
 
 
 def render_set(data: Path, settings: DemoSettings, videos: int = VIDEOS) -> None:
@@ -119,7 +119,7 @@ def render_set(data: Path, settings: DemoSettings, videos: int = VIDEOS) -> None
     synthesize(
         "ms3",
         data,
-        clips=dict(zip(("train", "val", "test"), settings.clips, strict=True)),
+        clips=by_split(settings.clips),
         size=settings.size,
         seconds=settings.seconds,
         seed=settings.seed,
@@ -159,17 +159,15 @@ def training(run: Path, data: Path, settings: DemoSettings, *, silent: bool = Fa
     Args:
         silent: replace all sound by silence, and take `silent_steps` in place of `steps`.
     """
-    if (run / "config.yaml").exists():
-        return ("train", "--resume", str(run))
     epochs, length = epochs_of(settings, settings.silent_steps if silent else settings.steps)
-    return (
-        *("train", "--config", CONFIG, "--run.dir", str(run), "--seed", str(settings.seed)),
-        *("--data.root", str(data), "--data.image_size", str(settings.size), "--data.framing", settings.framing),
+    options = (
+        *("--data.image_size", str(settings.size), "--data.framing", settings.framing),
         *("--data.seconds", str(settings.seconds), "--data.batch_size", str(settings.batch_size)),
         *("--trainer.max_epochs", str(epochs), "--trainer.limit_train_batches", str(length)),
         *settings.options,
         *(("--data.perturbation", "silence") if silent else ()),
     )
+    return train_command(CONFIG, run, settings.seed, data, *options)
 
 
 def score_runs(data: Path, run: Path, silent: Path | None = None) -> dict[str, Any]:
@@ -194,20 +192,9 @@ def _predict(path: Path, data: Path) -> None:
 
 def _facts(folder: DemoFolder) -> list[tuple[str, str]]:
     settings = folder.settings
-    times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in folder.seconds.items())
-    return [
-        ("command", shlex.join(["crossmamba", *sys.argv[1:]])),
-        ("clips", "{} train, {} val, {} test".format(*settings.clips) + f", {settings.size} px, {settings.seconds} s"),
+    return folder.facts(
+        ("clips", f"{in_splits(settings.clips)}, {settings.size} px, {settings.seconds} s"),
         ("training", f"{settings.steps} steps; without sound {settings.silent_steps} steps; seed {settings.seed}"),
         ("log-mel framing", settings.framing),
         ("world", settings.world),
-        ("time", times),
-    ]
-
-
-def _say_where(path: Path) -> None:
-    say("Open:")
-    for name in ("report.html", "predict/overlay.mp4", "scores.json", "model"):
-        if (path / name).exists():
-            say(f"  {path / name}")
-    say(f"Try it on a video of yours: crossmamba predict VIDEO --model {path} --out out")
+    )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from crossmamba.demo.common import page_links, page_video
 from crossmamba.report import Curve, Plot, Report, Row, Sample, environment_facts, read_curve
 
 CAVEATS = (
@@ -70,7 +71,6 @@ def build_page(
     """
     main = next(iter(runs.values()))
     overlay = folder / "predict" / "overlay.mp4"
-    there = [("overlay.mp4", overlay), ("scores.json", folder / "scores.json"), ("metrics.csv", main / "metrics.csv")]
     return Report(
         title="Who is sounding? A crossmamba demo",
         lead="A small AVS-Mamba was trained on this machine to mark, in every second, the visible objects that sound. "
@@ -80,9 +80,8 @@ def build_page(
         samples=sample_clips(data, main / "model"),
         caveats=CAVEATS,
         facts=[*facts, *environment_facts(main / "environment.txt")],
-        links=[(label, path.relative_to(folder).as_posix()) for label, path in there if path.exists()],
-        video=overlay if overlay.exists() else None,
-        poster=_still(overlay) if overlay.exists() else None,
+        links=page_links(folder, overlay, folder / "scores.json", main / "metrics.csv"),
+        **page_video(overlay, second=1.0),
     )
 
 
@@ -142,13 +141,6 @@ def sample_clips(data: Path, model_folder: Path, count: int = 3) -> list[Sample]
             )
         )
     return samples
-
-
-def _still(video: Path) -> np.ndarray:
-    """The picture at one second, uint8 (H, W, 3)."""
-    from crossmamba.data.media import frames_at
-
-    return next(iter(frames_at(video, [1.0]))).rgb()
 
 
 def _truth(data: Path, clip_id: str) -> Any:

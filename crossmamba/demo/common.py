@@ -1,4 +1,4 @@
-"""What the demos share: the folder with its finished stages, commands run in processes of their own, plain printing.
+"""What the demos share: the folder with its finished stages, commands in processes of their own, what is printed.
 
 A demo's folder has `demo.json`: its settings, and which stages are done in how many seconds. What is done is not
 done again; a demo with other settings takes another folder.
@@ -35,6 +35,11 @@ class DemoFolder:
         state = read_json(self._state_file)
         self.seconds: dict[str, float] = state.get("seconds", {})
 
+    @classmethod
+    def open(cls, wanted: str | Path, settings: DataclassInstance) -> DemoFolder:
+        """The folder of a demo with these settings, see `choose_folder`; nothing is written yet."""
+        return cls(choose_folder(wanted, settings), settings)
+
     def done(self, stage: str) -> bool:
         """Whether a stage was finished here."""
         return stage in self.seconds
@@ -50,6 +55,38 @@ class DemoFolder:
         self.seconds[stage] = round(time.monotonic() - started, 1)
         self.save()
         say(f"[{stage}] {self.seconds[stage]:.0f} s")
+
+    def scores(self, score: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The stage that scores the test split, and what it wrote to scores.json, now or before."""
+        file = self.path / "scores.json"
+        self.stage("scores", "scoring the test split", lambda: write_json(file, score()))
+        return read_json(file)
+
+    def announce(self, demo: str, seconds: float, steps: Sequence[str], warning: str) -> None:
+        """Says what will be done.
+
+        Args:
+            demo: the command. seconds: about how long it takes on two cores.
+            steps: what comes after what; where a text has several lines, they are indented. warning: comes last.
+        """
+        say(f"{demo}, in {self.path} (about {max(1, round(seconds / 60))} minutes on two CPU cores)")
+        for number, step in enumerate(steps, start=1):
+            say(f"  {number}. " + step.replace("\n", "\n     "))
+        say(warning + "\n")
+
+    def facts(self, *lines: tuple[str, str]) -> list[tuple[str, str]]:
+        """The report's "How it was made": the command that ran, the lines of the demo, the time of each stage."""
+        times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in self.seconds.items())
+        return [("command", shlex.join(["crossmamba", *sys.argv[1:]])), *lines, ("time", times)]
+
+    def say_where(self, names: Sequence[str], *trial: str) -> None:
+        """Says what there is to open, of these names in the folder, and then the lines that say what to try."""
+        say("Open:")
+        for name in names:
+            if (self.path / name).exists():
+                say(f"  {self.path / name}")
+        for line in trial:
+            say(line)
 
     def save(self) -> None:
         """Writes demo.json, atomically."""
@@ -153,9 +190,46 @@ def together(front: Sequence[str], *others: tuple[Sequence[str], Path]) -> None:
         raise
 
 
+def train_command(config: str, run: Path, seed: int, data: Path, *options: str) -> tuple[str, ...]:
+    """The arguments of `crossmamba` that train as a user would, or go on with a training that was stopped.
+
+    Args:
+        config: a shipped configuration. run: the run's folder. data: root of the set.
+        options: further arguments of a new training; one that goes on has its own.
+    """
+    if (run / "config.yaml").exists():
+        return ("train", "--resume", str(run))
+    fresh = ("train", "--config", config, "--run.dir", str(run), "--seed", str(seed), "--data.root", str(data))
+    return (*fresh, *options)
+
+
+def by_split(numbers: Sequence[int]) -> dict[str, int]:
+    """Numbers of train, val and test clips by the names of the splits."""
+    return dict(zip(("train", "val", "test"), numbers, strict=True))
+
+
+def in_splits(numbers: Sequence[int]) -> str:
+    """Numbers of train, val and test clips in words."""
+    return "{} train, {} val, {} test".format(*numbers)
+
+
 def copy_folder(source: Path, target: Path) -> None:
     """Copies a folder's files into another, over what is there."""
     shutil.copytree(source, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
+
+
+def page_links(folder: Path, *files: Path) -> list[tuple[str, str]]:
+    """What a report in `folder` links to: name and relative path of those files below it that are there."""
+    return [(file.name, file.relative_to(folder).as_posix()) for file in files if file.exists()]
+
+
+def page_video(video: Path | None, second: float) -> dict[str, Any]:
+    """The report's `video` and its `poster`, uint8 (H, W, 3), the picture at a second; None where there is no video."""
+    if video is None or not video.exists():
+        return {"video": None, "poster": None}
+    from crossmamba.data.media import frames_at
+
+    return {"video": video, "poster": next(iter(frames_at(video, [second]))).rgb()}
 
 
 def say(text: str) -> None:
