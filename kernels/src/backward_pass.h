@@ -51,8 +51,8 @@ class BackwardPass {
         Cutter cutter(block);
         adjoint = cutter.floats(g.vectors * N * VW);
         once = cutter.floats(g.vectors * VW);  // d_delta of a delta with one step, before softplus
-        record = cutter.floats(TILE_VECTORS * RECORDS);
-        slopes = cutter.floats(TILE_VECTORS * CHUNK * 2 * VW);  // of softplus at delta, and sigmoid(z)
+        record = cutter.floats(JOINT * RECORDS);
+        slopes = cutter.floats(JOINT * CHUNK * 2 * VW);  // of softplus at delta, and sigmoid(z)
         trace = cutter.floats((CHUNK + 1) * 16 * VW);  // 8 pairs of exp and h, or 4 times what single_backward keeps
         dBC = cutter.floats(CHUNK * N * 2 * VW);
         totals = cutter.floats(CHUNK * N * 2 + VW);
@@ -184,11 +184,14 @@ class BackwardPass {
     }
 
     void several(const Tile &tile, int64_t at, const float *kept, bool first, bool add) {
-        bool moderate = true;  // exp's arguments are within its range
-        for (int j = 0; j < tile.vectors; j++) moderate &= prepare(j, at + j);
         if (first) memset(dBC, 0, (size_t)((time_invariant(s) ? 1 : walk.count) * N * 2 * VW) * 4);
-        states(tile, at, kept, moderate);
-        for (int j = 0; j < tile.vectors; j++) finish(j, tile.vector + j, at + j, add);
+        for (int j = 0, count; j < tile.vectors; j += count) {
+            count = j + JOINT <= tile.vectors ? JOINT : 1;
+            bool moderate = true;  // exp's arguments are within its range
+            for (int i = 0; i < count; i++) moderate &= prepare(j + i, i, at + j + i);
+            states(tile, at, kept, j, count, moderate);
+            for (int i = 0; i < count; i++) finish(j + i, i, tile.vector + j + i, at + j + i, add);
+        }
     }
 
     void single(const Tile &tile, int64_t at, const float *kept, bool first, bool add) {
@@ -225,10 +228,10 @@ class BackwardPass {
         for (int t = 1; t < walk.count; t++) raw[t] = raw[0];
     }
 
-    // delta, x and w of one vector into its record; whether exp(delta A) needs no clamping.
-    bool prepare(int j, int64_t at) {
+    // delta, x and w of the tile's vector j into record i; whether exp(delta A) needs no clamping.
+    bool prepare(int j, int i, int64_t at) {
         vf bias = load(p.bias + at * VW), largest = zero();
-        float *r = record + j * RECORDS, *slope = slopes + j * CHUNK * 2 * VW;
+        float *r = record + i * RECORDS, *slope = slopes + i * CHUNK * 2 * VW;
         int own = s.delta_once ? 1 : walk.count;
         for (int t = 0; t < walk.count; t++) {
             vf value;
@@ -258,37 +261,36 @@ class BackwardPass {
         return all_below(largest * splat(p.largest_A[at]), -Exp::LOWEST);
     }
 
-    void states(const Tile &tile, int64_t at, const float *kept, bool moderate) {
+    void states(const Tile &tile, int64_t at, const float *kept, int j, int count, bool moderate) {
         if (s.B_kind == CM_PER_CHANNEL || s.C_kind == CM_PER_CHANNEL) {
-            if (s.B_kind != CM_PER_CHANNEL) return gate<CLAMPED, false, true>(tile, at, kept);
-            if (s.C_kind != CM_PER_CHANNEL) return gate<CLAMPED, true, false>(tile, at, kept);
-            return gate<CLAMPED, true, true>(tile, at, kept);
+            if (s.B_kind != CM_PER_CHANNEL) return gate<CLAMPED, false, true>(tile, at, kept, j, count);
+            if (s.C_kind != CM_PER_CHANNEL) return gate<CLAMPED, true, false>(tile, at, kept, j, count);
+            return gate<CLAMPED, true, true>(tile, at, kept, j, count);
         }
-        if (time_invariant(s)) return gate<HOISTED, false, false>(tile, at, kept);
-        if (moderate) return gate<FAST, false, false>(tile, at, kept);
-        gate<CLAMPED, false, false>(tile, at, kept);
+        if (time_invariant(s)) return gate<HOISTED, false, false>(tile, at, kept, j, count);
+        if (moderate) return gate<FAST, false, false>(tile, at, kept, j, count);
+        gate<CLAMPED, false, false>(tile, at, kept, j, count);
     }
 
     template <ExpMode MODE, bool PB, bool PC>
-    void gate(const Tile &tile, int64_t at, const float *kept) {
+    void gate(const Tile &tile, int64_t at, const float *kept, int j, int count) {
         if (s.z.data)
-            vectors<MODE, true, PB, PC>(tile, at, kept);
+            vectors<MODE, true, PB, PC>(tile, at, kept, j, count);
         else
-            vectors<MODE, false, PB, PC>(tile, at, kept);
+            vectors<MODE, false, PB, PC>(tile, at, kept, j, count);
     }
 
     template <ExpMode MODE, bool NEED_Y, bool PB, bool PC>
-    void vectors(const Tile &tile, int64_t at, const float *kept) {
-        int j = 0;
-        for (; j + JOINT <= tile.vectors; j += JOINT) blocks<JOINT, MODE, NEED_Y, PB, PC>(tile, at, kept, j);
-        for (; j < tile.vectors; j++) blocks<1, MODE, NEED_Y, PB, PC>(tile, at, kept, j);
+    void vectors(const Tile &tile, int64_t at, const float *kept, int j, int count) {
+        if (count == JOINT) return blocks<JOINT, MODE, NEED_Y, PB, PC>(tile, at, kept, j);
+        blocks<1, MODE, NEED_Y, PB, PC>(tile, at, kept, j);
     }
 
     template <int JV, ExpMode MODE, bool NEED_Y, bool PB, bool PC>
     void blocks(const Tile &tile, int64_t at, const float *kept, int j) {
         constexpr int NB = 4;
         int64_t mine = (part * s.routes * g.vectors + at + j) * N * VW, here = (at + j) * N * VW;
-        BackwardOperands o = {record + j * RECORDS, B, C, p.A + here, PB ? p.B + here : nullptr, PC ? p.C + here : nullptr,
+        BackwardOperands o = {record, B, C, p.A + here, PB ? p.B + here : nullptr, PC ? p.C + here : nullptr,
                               kept + j * N * VW, adjoint + (tile.vector + j) * N * VW, sums.A + mine, PB ? sums.B + mine : nullptr,
                               PC ? sums.C + mine : nullptr, dBC, trace, 0, N, walk.count, &reads, &writes};
         const int calls = (int)(N / NB + N % NB);
@@ -308,8 +310,8 @@ class BackwardPass {
     }
 
     // From the sums over states to the gradients of u, delta, z, D and the bias.
-    void finish(int j, int64_t v, int64_t at, bool add) {
-        const float *r = record + j * RECORDS, *slope = slopes + j * CHUNK * 2 * VW;
+    void finish(int j, int i, int64_t v, int64_t at, bool add) {
+        const float *r = record + i * RECORDS, *slope = slopes + i * CHUNK * 2 * VW;
         vf skip = load(p.skip + at * VW), d_skip = zero(), d_bias = zero();
         for (int t = 0; t < walk.count; t++, r += RECORD, slope += 2 * VW) {
             vf ut = load(u[t] + j * VW), w = load(r + W * VW), st = load(r + S * VW);

@@ -18,33 +18,36 @@ static INLINE void core_forward(const float *delta, const float *x, const float 
         H[i] = load(h + i * VW);
         if (MODE == HOISTED) a[i] = exp.clamped(load(delta), load(A + i * VW));
     }
-    for (int t = 0; t < steps; t++) {
-        if (kept && t % CHUNK == 0) {
+    for (int from = 0; from < steps; from += CHUNK) {
+        const int to = from + CHUNK < steps ? from + CHUNK : steps;
+        if (kept) {
             UNROLL
             for (int i = 0; i < NB; i++) store(kept + i * VW, H[i]);
             kept += kept_stride;
         }
-        const float *b = B[t] + n, *c = C[t] + n;
-        vf d = load(delta + t * VW), xt = load(x + t * VW);
-        vf even = zero(), odd = zero();
-        if (first) {
+        for (int t = from; t < to; t++) {
+            const float *b = B[t] + n, *c = C[t] + n;
+            vf d = load(delta + t * VW), xt = load(x + t * VW);
+            vf even = zero(), odd = zero();
+            if (first) {
+                UNROLL
+                for (int i = 0; i < 4; i++) ahead.template fetch<1>(i, t);
+            }
             UNROLL
-            for (int i = 0; i < 4; i++) ahead.template fetch<1>(i, t);
+            for (int i = 0; i < NB; i++) {
+                if (MODE == FAST) a[i] = exp.within(d, load(A + i * VW));
+                if (MODE == CLAMPED) a[i] = exp.clamped(d, load(A + i * VW));
+                vf bi = PER_CHANNEL_B ? load(Bc + i * VW) : splat(b[i]);
+                vf ci = PER_CHANNEL_C ? load(Cc + i * VW) : splat(c[i]);
+                H[i] = fma(a[i], H[i], xt * bi);
+                if (i & 1)
+                    odd = fma(ci, H[i], odd);
+                else
+                    even = fma(ci, H[i], even);
+            }
+            vf sum = even + odd;
+            store(y + t * VW, first ? sum : load(y + t * VW) + sum);
         }
-        UNROLL
-        for (int i = 0; i < NB; i++) {
-            if (MODE == FAST) a[i] = exp.within(d, load(A + i * VW));
-            if (MODE == CLAMPED) a[i] = exp.clamped(d, load(A + i * VW));
-            vf bi = PER_CHANNEL_B ? load(Bc + i * VW) : splat(b[i]);
-            vf ci = PER_CHANNEL_C ? load(Cc + i * VW) : splat(c[i]);
-            H[i] = fma(a[i], H[i], xt * bi);
-            if (i & 1)
-                odd = fma(ci, H[i], odd);
-            else
-                even = fma(ci, H[i], even);
-        }
-        vf sum = even + odd;
-        store(y + t * VW, first ? sum : load(y + t * VW) + sum);
     }
     UNROLL
     for (int i = 0; i < NB; i++) store(h + i * VW, H[i]);

@@ -27,32 +27,35 @@ static INLINE void single_forward(const SingleRows &rows, int64_t offset, const 
             a[j] = exp.clamped(d[j], load(A + j * VW));
         }
     }
-    for (int t = 0; t < steps; t++) {
-        if (kept && t % CHUNK == 0) {
+    for (int from = 0; from < steps; from += CHUNK) {
+        const int to = from + CHUNK < steps ? from + CHUNK : steps;
+        if (kept) {
             UNROLL
             for (int j = 0; j < JV; j++) store(kept + j * VW, H[j]);
             kept += kept_stride;
         }
-        const vf b = splat(rows.B[t][0]), c = splat(rows.C[t][0]);
-        UNROLL
-        for (int i = 0; i < 4; i++) ahead.template fetch<JV>(i, t);
-        UNROLL
-        for (int j = 0; j < JV; j++) {
-            const int64_t at = offset + j * VW;
-            if (!rows.delta_once) {
-                d[j] = load(rows.delta[t] + at) + load(bias + j * VW);
-                if (rows.softplus) d[j] = softplus(d[j], exp);
-                a[j] = exp.clamped(d[j], load(A + j * VW));
+        for (int t = from; t < to; t++) {
+            const vf b = splat(rows.B[t][0]), c = splat(rows.C[t][0]);
+            UNROLL
+            for (int i = 0; i < 4; i++) ahead.template fetch<JV>(i, t);
+            UNROLL
+            for (int j = 0; j < JV; j++) {
+                const int64_t at = offset + j * VW;
+                if (!rows.delta_once) {
+                    d[j] = load(rows.delta[t] + at) + load(bias + j * VW);
+                    if (rows.softplus) d[j] = softplus(d[j], exp);
+                    a[j] = exp.clamped(d[j], load(A + j * VW));
+                }
+                vf u = load(rows.u[t] + at);
+                H[j] = fma(a[j], H[j], d[j] * u * (PER_CHANNEL_B ? load(Bc + j * VW) : b));
+                vf y = fma(load(skip + j * VW), u, (PER_CHANNEL_C ? load(Cc + j * VW) : c) * H[j]);
+                if (rows.z) {
+                    vf gate = load(rows.z[t] + at);
+                    y = y * (gate * sigmoid(gate, exp));
+                }
+                if (add) y = y + load(out[t] + at);
+                store(out[t] + at, y);
             }
-            vf u = load(rows.u[t] + at);
-            H[j] = fma(a[j], H[j], d[j] * u * (PER_CHANNEL_B ? load(Bc + j * VW) : b));
-            vf y = fma(load(skip + j * VW), u, (PER_CHANNEL_C ? load(Cc + j * VW) : c) * H[j]);
-            if (rows.z) {
-                vf gate = load(rows.z[t] + at);
-                y = y * (gate * sigmoid(gate, exp));
-            }
-            if (add) y = y + load(out[t] + at);
-            store(out[t] + at, y);
         }
     }
     UNROLL
