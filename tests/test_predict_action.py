@@ -25,6 +25,8 @@ from crossmamba.overlay import ActionFilm, TimedName
 from crossmamba.overlay.actions import PALETTE, _Painter, colours_of
 from crossmamba.predict import load_pipeline
 from crossmamba.predict.action_names import ClassNames, Said, Window, join_windows, top_actions
+from crossmamba.predict.action_run import Live
+from crossmamba.predict.action_smoothing import smoothed
 from crossmamba.predict.action_windows import GridPictures, clips, grid_of
 from crossmamba.predict.timeline import picture_times, rows_of
 from crossmamba.questions.templates import GENERIC, word_tokenizer
@@ -336,9 +338,62 @@ def test_a_whole_video_on_the_command_line(
     lines = [json.loads(line) for line in (out / "stream.jsonl").read_text().splitlines()]
     assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
     again = json.loads((out / "result.json").read_text())
-    assert [(s["start"], s["verb"], s["noun"]) for s in again["segments"]] == [
-        (s["start"], s["verb"], s["noun"]) for s in segments
-    ]
+    assert [(w["start"], w["end"]) for w in again["windows"]] == [(w["start"], w["end"]) for w in result["windows"]]
+    for one, other in zip(again["windows"], result["windows"], strict=True):
+        said = [[(action["verb"], action["noun"]) for action in entry["actions"]][:1] for entry in (one, other)]
+        assert said[0] == said[1]
+
+
+@pytest.fixture(scope="module")
+def wavering(home: Path) -> Path:
+    """A recogniser whose best action changes along the video."""
+    return saved(home / "wavering", seed=1)
+
+
+def test_segments_are_smoothed_and_what_the_model_said_of_windows_is_kept(
+    wavering: Path, video: Path, tmp_path: Path, capsys
+) -> None:
+    pipe = load_pipeline(wavering)
+    results = {smooth: pipe(video, stride=0.2, smooth=smooth) for smooth in (None, 0.0, 0.5, 1e3)}
+    raw = [window.said.best for window in results[0.0].windows or ()]
+    assert results[0.0].actions == raw
+    assert len(results[0.0].segments or ()) > len(results[0.5].segments or ()) > 1
+    assert results[None].actions == results[0.5].actions == smoothed(results[0.5].windows or (), 0.5)
+    assert len(results[1e3].segments or ()) == 1
+    for result in results.values():
+        assert [window.said.best for window in result.windows or ()] == raw
+        described = result.describe(2)
+        assert [(w["actions"][0]["verb"], len(w["verbs"])) for w in described["windows"]] == [
+            (VERBS[verb], 2) for verb, _ in raw
+        ]
+        lane, _ = result.lanes()  # of the timeline and of the mp4
+        named = [(entry["start"], entry["verb"], entry["noun"]) for entry in described["segments"]]
+        assert [(round(entry.start, 3), entry.verb, entry.noun) for entry in lane] == named
+    assert results[None].about["settings"]["smoothing"] == {"kind": "viterbi", "nats": 0.5}
+    assert results[0.0].about["settings"]["smoothing"] == {"kind": "none", "nats": 0.0}
+
+    arguments = ["predict", str(video), "--model", str(wavering), "--no-overlay", "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--smooth", "0"]) == 0
+    assert "smoothing: none" in capsys.readouterr().out
+    assert main([*arguments, "--overwrite"]) == 0
+    assert "smoothing: over the whole video, a change costs 0.5 nats" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["settings"]["smoothing"]["kind"] == "viterbi"
+
+
+def test_a_stream_is_smoothed_on_demand_and_never_looks_ahead(wavering: Path, video: Path) -> None:
+    pipe = load_pipeline(wavering)
+    plain = pipe(video, stride=0.2, stream=True)
+    assert plain.about["settings"]["smoothing"] == {"kind": "none", "nats": 0.0}
+    assert plain.actions == [window.said.best for window in plain.windows or ()]
+    live: list[Live] = []
+    result = pipe(video, stride=0.2, stream=True, smooth=0.5, each=live.append)
+    assert result.about["settings"]["smoothing"] == {"kind": "online", "nats": 0.5}
+    assert [step.action for step in live if step.number is not None] == result.actions
+    assert all(step.action is None for step in live if step.number is None)
+    assert result.actions == smoothed(result.windows or (), 0.5, online=True) != plain.actions
+    assert (
+        result.about["settings"]["state_bytes"]["recognition"] > plain.about["settings"]["state_bytes"]["recognition"]
+    )
 
 
 def test_anticipations_are_never_made_up(run: Path, ahead: Path, video: Path, capsys) -> None:
@@ -349,6 +404,9 @@ def test_anticipations_are_never_made_up(run: Path, ahead: Path, video: Path, ca
     assert main(["predict", str(video), "--model", str(run), "--anticipation", str(run)]) == 2
     assert "cannot say what comes next" in capsys.readouterr().err
     assert main(["predict", str(video), "--model", str(ahead), "--anticipation", str(ahead)]) == 2
+    capsys.readouterr()
+    assert main(["predict", str(video), "--model", str(ahead), "--smooth", "1"]) == 2
+    assert "has no segments" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -360,6 +418,9 @@ def test_anticipations_are_never_made_up(run: Path, ahead: Path, video: Path, ca
         (["--at", "3", "--stream"], 2, "--stream is for the whole video"),
         (["--at", "3", "--window", "0"], 2, "--window"),
         (["--stride", "-1"], 2, "--stride"),
+        (["--smooth", "-1"], 2, "--smooth -1"),
+        (["--smooth", "inf", "--stream"], 2, "--smooth inf"),
+        (["--at", "3", "--smooth", "0"], 2, "--smooth is for the whole video"),
         (["--top", "0"], 2, "--top"),
         (["--question-source", "generic"], 2, "reads no questions"),
         (["--verb-question", "What?", "--question-source", "none"], 2, "not both"),

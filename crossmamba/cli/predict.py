@@ -147,7 +147,7 @@ def check_options(args: argparse.Namespace, task: str) -> None:
     """Raises UsageError for options that a model of this task does not have, or lacks."""
     others = ("question", "choice", "threshold", "probabilities") if task == "action" else OPTIONS
     for name in others:
-        if getattr(args, name) not in (None, False):
+        if getattr(args, name) is not None and getattr(args, name) is not False:
             option = "--" + name.replace("_", "-")
             raise UsageError(
                 f"{option} is not for models of actions" + ("; see --verb-question" if name == "question" else "")

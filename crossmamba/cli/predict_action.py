@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 OUTPUTS = ("actions.mp4", "timeline.png", "clip.png", "stream.jsonl", "result.json")
 TOP = 5
 OPTIONS = ("at", "anticipation", "question_source", "verb_question", "noun_question", "window", "stride", "stream")
-OPTIONS += ("annotations",)
+OPTIONS += ("annotations", "smooth")
 """Options of `crossmamba predict` that only models of actions have."""
 
 
@@ -41,6 +41,14 @@ def configure_actions(parser: argparse.ArgumentParser) -> None:
     actions.add_argument("--noun-question", metavar="TEXT", help="an own question whose answer is the noun")
     actions.add_argument("--window", type=float, metavar="SECONDS", help="length of a clip (default 2.13)")
     actions.add_argument("--stride", type=float, metavar="SECONDS", help="from clip to clip (default 0.5)")
+    actions.add_argument(
+        "--smooth",
+        type=float,
+        metavar="NATS",
+        help="what a change of action must be worth, in nats of one clip, for a segment to end there: all clips of the "
+        "video are decided together (default 0.5); 0: every clip by itself. With --stream nothing looks ahead: a clip "
+        "is decided by those before it (default 0)",
+    )
     actions.add_argument(
         "--stream",
         action="store_true",
@@ -75,11 +83,12 @@ def predict_actions(args: argparse.Namespace, pipeline: ActionPipeline, folder: 
     truth = true_segments(args.annotations, args.video, pipeline) if args.annotations else []
     options = {"asked": asked, "ahead": ahead, "window": args.window}
     if args.at is not None:
-        for name in ("stream", "stride", "annotations"):
-            if getattr(args, name):
+        for name in ("stream", "stride", "smooth", "annotations"):
+            if getattr(args, name) is not None:
                 raise UsageError(f"--{name} is for the whole video; leave out --at, or leave out --{name}")
         moment = pipeline.at(args.video, args.at, **options)
         return _moment(args, moment, folder, top)
+    options["smooth"] = args.smooth
     if args.stride is not None:
         options["stride"] = args.stride
     result = _judged(args, pipeline, folder, options)
@@ -144,7 +153,7 @@ def _whole(
             f"{entry['begins_at']:8.2f} s, said {gap} s before:  {_short(entry)}"
             for entry in described["anticipation"]["moments"]
         ]
-    return described, "\n".join([*lines, _source(described)])
+    return described, "\n".join([*lines, _source(described), *_smoothing(described)])
 
 
 def _ready(folder: Path) -> None:
@@ -167,6 +176,11 @@ def _liner(pipeline: ActionPipeline, file: IO[str]) -> Any:
             "noun": pipeline.names.nouns[noun],
             "probability": round(live.said.probability, 6),
         }
+        if live.action is not None and live.action != (verb, noun):  # by online smoothing, at the end of a window
+            entry["smoothed"] = {
+                "verb": pipeline.names.verbs[live.action[0]],
+                "noun": pipeline.names.nouns[live.action[1]],
+            }
         print(json.dumps(entry), file=file, flush=True)
 
     return write
@@ -217,3 +231,11 @@ def _listed(entries: list[dict[str, Any]]) -> str:
 
 def _source(described: dict[str, Any]) -> str:
     return f"question source: {described['settings']['question_source']}"
+
+
+def _smoothing(described: dict[str, Any]) -> list[str]:
+    used = described["settings"].get("smoothing")
+    if used is None:
+        return []
+    how = {"viterbi": "over the whole video", "online": "by what came before"}.get(used["kind"])
+    return ["smoothing: none" if how is None else f"smoothing: {how}, a change costs {used['nats']:g} nats"]

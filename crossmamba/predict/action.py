@@ -9,8 +9,9 @@ A model was trained either to recognise what a clip shows or to anticipate what 
 says which, and a pipeline does that one thing. A recogniser never says what comes next: anticipations need a pipeline
 of a model that was trained for them, given as `ahead`.
 
-Every moment of a video gets the action that the model finds most probable, also while nothing happens: it was trained
-on clips of actions only.
+Along a whole video windows are smoothed together before segments are cut (`action_smoothing`); a stream, which must not
+look ahead, only on demand and by what came before. Every moment of a video gets an action, also while nothing happens:
+the model was trained on clips of actions only.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from crossmamba.predict.action_names import Said, Window
 from crossmamba.predict.action_questions import TOKENIZER, Asked
 from crossmamba.predict.action_result import ActionResult, MomentResult
 from crossmamba.predict.action_run import ActionRun, Live
+from crossmamba.predict.action_smoothing import PENALTY, check_penalty, smoothed
 from crossmamba.predict.action_windows import end_of, grid_of, rate_of
 from crossmamba.predict.common import check_video
 from crossmamba.predict.features import ENCODERS
@@ -137,6 +139,7 @@ class ActionPipeline(ActionModel):
         ahead: ActionPipeline | None = None,
         window: float | None = None,
         stride: float = STRIDE,
+        smooth: float | None = None,
         stream: bool = False,
         each: Callable[[Live], None] | None = None,
         limits: MediaLimits = DEFAULT_LIMITS,
@@ -146,29 +149,41 @@ class ActionPipeline(ActionModel):
         Args:
             path: any container and codec that FFmpeg reads, of any length.
             asked, ahead, window, limits: see `at`. stride: seconds between windows.
-            stream: frame by frame in constant memory (`action_stream`): the same result. each: then called after every
-                picture.
+            smooth: what a change of action has to be worth, in nats (`action_smoothing`); 0 for every window by itself.
+                None is 0.5, in a stream 0. Anticipations are never smoothed.
+            stream: frame by frame in constant memory (`action_stream`): the same windows; smoothed, if at all, without
+                looking ahead. each: then called after every picture.
 
         Raises:
-            UsageError: a pipeline that does not fit its role, or cannot stream. MediaError: the file cannot be used.
+            UsageError: a pipeline that does not fit its role, or cannot stream; a negative penalty or such.
+            MediaError: the file cannot be used.
         """
         _check_ahead(self, ahead)
+        if smooth is not None and self.kind == "anticipation":
+            raise UsageError("--smooth joins what is recognised; this model anticipates, and has no segments")
+        penalty = check_penalty((0.0 if stream else PENALTY) if smooth is None else smooth)
         info = check_video(path, allow_silence=True, limits=limits)
         found: dict[str, list[Window]] = {}
         bytes_kept, end = {}, 0.0
         asked = self.ask() if asked is None else asked
         for pipe in [self, *([] if ahead is None else [ahead])]:
-            run = pipe.run(path, asked=asked if pipe is self else None, window=window, stride=stride, limits=limits)
+            questions, live = (asked, penalty if stream else 0.0) if pipe is self else (None, 0.0)
+            run = pipe.run(path, asked=questions, window=window, stride=stride, smooth=live, limits=limits)
             found[pipe.kind] = list(run.streamed(each if pipe is self else None) if stream else run.windows())
             end = max(end, run.pictures.end)
             if stream:
                 bytes_kept[pipe.kind] = run.most_bytes
+        windows = found.get("recognition")
         settings = {"stride": round(stride, 4), "stream": stream, **({"state_bytes": bytes_kept} if stream else {})}
+        if windows is not None:
+            kind = "none" if penalty == 0 else "online" if stream else "viterbi"
+            settings["smoothing"] = {"kind": kind, "nats": penalty}
         return ActionResult(
             path=Path(path),
             info=info,
             end=end,
-            windows=found.get("recognition"),
+            windows=windows,
+            actions=None if windows is None else smoothed(windows, penalty, online=stream),
             ahead=found.get("anticipation"),
             gap=(ahead or self).sight.gap,
             names=self.names,
@@ -184,13 +199,14 @@ class ActionPipeline(ActionModel):
         asked: Asked | None = None,
         window: float | None = None,
         stride: float = STRIDE,
+        smooth: float = 0.0,
         limits: MediaLimits = DEFAULT_LIMITS,
     ) -> ActionRun:
-        """Opens a video to go through it window by window or frame by frame; see `ActionRun`."""
+        """Opens a video to go through it window by window or frame by frame; see `ActionRun`, also for `smooth`."""
         info = check_video(path, allow_silence=True, limits=limits)
         length = self.sight.window if window is None or self.kind == "anticipation" else window
         grid = grid_of(self.sight.frames, self.sight.places, length, stride, rate_of(info))
-        return ActionRun(self, Path(path), grid, self.ask() if asked is None else asked, limits)
+        return ActionRun(self, Path(path), grid, self.ask() if asked is None else asked, limits, smooth)
 
     def _about(self, asked: Asked, ahead: ActionPipeline | None, settings: dict[str, Any]) -> dict[str, Any]:
         """What `result.json` says of models, settings and warnings."""

@@ -71,7 +71,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Segment:
-    """Neighbouring windows with the same best action, from `start` to `end` (s); `said` is their mean."""
+    """Neighbouring windows that got the same action, from `start` to `end` (s); `said` is their mean."""
 
     start: float
     end: float
@@ -81,7 +81,7 @@ class Segment:
 
     @property
     def probability(self) -> float:
-        """Of the action that all its windows put first, in the mean."""
+        """Of its action in the mean of its windows; with smoothing another may be higher."""
         return float(self.said.verb[self.action[0]] * self.said.noun[self.action[1]])
 
 
@@ -133,20 +133,28 @@ def describe_segment(segment: Segment, names: ClassNames, top: int = TOP) -> dic
     }
 
 
-def join_windows(windows: Sequence[Window], end: float) -> list[Segment]:
-    """Segments from 0 to the video's end: between the middles of two windows with other actions lies a border."""
+def join_windows(
+    windows: Sequence[Window], end: float, actions: Sequence[tuple[int, int]] | None = None
+) -> list[Segment]:
+    """Segments from 0 to the video's end: between the middles of two windows with other actions lies a border.
+
+    Args:
+        windows: in order. end: of the video, seconds.
+        actions: of each window (`action_smoothing.smoothed`); None for the best of each by itself.
+    """
     if not windows:
         return []
+    actions = [window.said.best for window in windows] if actions is None else actions
     middles = np.array([(window.start + window.end) / 2 for window in windows])
     borders = [0.0, *((middles[1:] + middles[:-1]) / 2).tolist(), max(end, float(middles[-1]))]
     segments: list[Segment] = []
     first = 0
     for last in range(len(windows)):
-        if last + 1 < len(windows) and windows[last + 1].said.best == windows[first].said.best:
+        if last + 1 < len(windows) and actions[last + 1] == actions[first]:
             continue
         said = [window.said for window in windows[first : last + 1]]
         mean = Said(np.mean([s.verb for s in said], axis=0), np.mean([s.noun for s in said], axis=0))
-        segments.append(Segment(borders[first], borders[last + 1], said[0].best, mean, len(said)))
+        segments.append(Segment(borders[first], borders[last + 1], actions[first], mean, len(said)))
         first = last + 1
     return segments
 

@@ -98,9 +98,11 @@ class ActionResult:
 
     Attributes:
         path: the video. info: its header. end: when the picture ends, seconds.
-        windows: of a recogniser; None without. ahead: of an anticipator; None without.
+        windows: of a recogniser, each as the model judged it by itself; None without. ahead: of an anticipator; None
+            without. Neither is smoothed.
         gap: seconds that anticipations look ahead. names, ahead_names: the classes.
         about: models, settings and warnings. limits: under which the video was read.
+        actions: (verb, noun) of each window after smoothing; None for the best of each by itself.
     """
 
     path: Path
@@ -113,17 +115,21 @@ class ActionResult:
     ahead_names: ClassNames
     about: Mapping[str, Any] = field(default_factory=dict)
     limits: MediaLimits = DEFAULT_LIMITS
+    actions: list[tuple[int, int]] | None = None
 
     @cached_property
     def segments(self) -> list[Segment] | None:
         """Neighbouring windows with the same action; None without a recogniser."""
-        return None if self.windows is None else join_windows(self.windows, self.end)
+        return None if self.windows is None else join_windows(self.windows, self.end, self.actions)
 
     def describe(self, top: int = TOP) -> dict[str, Any]:
-        """The content of `result.json`."""
+        """The content of `result.json`: segments, and the `top` best of every window before any smoothing."""
         found: dict[str, Any] = {**_head(self.info, self.about), "end": round(self.end, 3)}
         segments = self.segments
         found["segments"] = None if segments is None else [describe_segment(s, self.names, top) for s in segments]
+        found["windows"] = (
+            None if self.windows is None else [_describe_window(w, self.names, top) for w in self.windows]
+        )
         found["anticipation"] = None
         if self.ahead is not None:
             found["anticipation"] = {
@@ -171,6 +177,10 @@ class ActionResult:
             pictures.append(frame.rgb((max(1, round(frame.size[0] * scale)), max(1, round(frame.size[1] * scale)))))
         shown = [(name, lane) for name, lane in lanes if lane]
         draw_timeline(path, TimelinePicture(self.end, shown, pictures, note(self.path, self.about)))
+
+
+def _describe_window(window: Window, names: ClassNames, top: int) -> dict[str, Any]:
+    return {"start": round(window.start, 3), "end": round(window.end, 3)} | describe(window.said, names, top)
 
 
 def _head(info: MediaInfo, about: Mapping[str, Any]) -> dict[str, Any]:
