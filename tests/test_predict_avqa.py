@@ -187,7 +187,7 @@ def test_encoders_that_are_nowhere_are_named(run: Path, tmp_path: Path) -> None:
         load_features(CARD, tmp_path, {})
     with pytest.raises(UsageError, match=r"vggish.*weights"):
         load_features({**CARD, "audio": "vggish"}, run / "model", {})
-    with pytest.raises(UsageError, match="tome_patches"):
+    with pytest.raises(UsageError, match=r"tome_patches.*tome_vit_l16_384=FILE.*vit_large_patch16_384"):
         load_features({**CARD, "visual": "tome_patches"}, run / "model", {})
     with pytest.raises(CheckpointError, match="unknown kind"):
         load_features({**CARD, "visual": "smell"}, run / "model", {})

@@ -21,6 +21,7 @@ DESCRIPTION = """Computes features of videos and questions, one file each, in MU
   clip_b32        frame_ViT-B32/             [T, 512]            weights clip_vit_b32
   clip_l14        frame_ViT-L14/             [T, 768]            weights clip_vit_l14
   clip_frame      frame_ViT-L14@336px/       [T, 768]            weights clip_vit_l14_336
+  tome_patches    visual_tome14/             [T, 14, 1024]       weights tome_vit_l16_384
   resnet18_grid   res18_14x14/               [T, 512, 14, 14]    weights resnet18
   resnet18        res18/                     [T, 512]            weights resnet18
   r2plus1d        r2plus1d_18/               [T, 512]            weights r2plus1d_18

@@ -32,6 +32,7 @@ from crossmamba.encoders.clip import CLIP_SIZES
 from crossmamba.encoders.clip_tokens import ClipTokens
 from crossmamba.encoders.r2plus1d import R2Plus1D
 from crossmamba.encoders.resnet import ResNetFrames
+from crossmamba.encoders.token_merging import ToMeFrames
 from crossmamba.encoders.vggish import VGGish
 from crossmamba.errors import CheckpointError, UsageError
 from crossmamba.extract.reading import Second, View, jpeg_bytes
@@ -42,6 +43,7 @@ __all__ = ["RANDOM", "Extractor", "Group", "digest", "pick_device"]
 
 RANDOM = "random"
 """In place of weights: none are loaded. For measuring time and disk space; the manifest says so."""
+_TOME = "tome_vit_l16_384"
 _LEVEL = 1  # of SmallPyramid: stride 8
 _STRIDE = 8
 _FOLDER_FILES = {"small_sound": "small_sound.safetensors", "small_picture": "small_picture.safetensors"}
@@ -243,7 +245,9 @@ def _published(weights: str) -> str:
         return f"the run folder of a training of small encoders, or its {_FOLDER_FILES[weights]}"
     if weights in CLIP_SIZES:
         return f"published: {CLIP_SIZES[weights].published}"
-    classes: dict[str, type[Encoder]] = {"vggish": VGGish, "resnet18": ResNetFrames, "r2plus1d_18": R2Plus1D}
+    classes: dict[str, type[Encoder]] = {
+        "vggish": VGGish, "resnet18": ResNetFrames, "r2plus1d_18": R2Plus1D, _TOME: ToMeFrames,
+    }  # fmt: skip
     return f"published: {classes[weights].published}"
 
 
@@ -260,7 +264,7 @@ def _build(recipe: Recipe, source: str) -> Encoder:
     if recipe.name == "small_picture":
         options = {"widths": (32, 64, 64, 64)} if source == RANDOM else _picture_size(source)
         return build_picture_encoder(recipe.encoder, **options)
-    return build_frame_encoder(recipe.encoder)
+    return ToMeFrames() if recipe.encoder == _TOME else build_frame_encoder(recipe.encoder)
 
 
 def _sound_size(source: str) -> dict[str, int]:

@@ -5,8 +5,9 @@ on display at t + 0.5 s, what `ffmpeg -r 1` also picks; for R(2+1)D 16 pictures 
 
 What the published layout states is the folder, the shape and the encoder. Not stated, and our choice: 448 pixels for
 the 14 x 14 grid, the mean over 7 x 7 cells at 224 pixels for `resnet18`, 16 pictures a second for `r2plus1d`.
-Names and folders are those of `crossmamba.data.qa.features`, which reads what is written here. The ToMe patches of TSPM
-and QA-TIGER (`visual_tome14/`) are not made: how their encoder merges patches is not published.
+Names and folders are those of `crossmamba.data.qa.features`, which reads what is written here.
+The ToMe patches (`visual_tome14/`) follow TSPM's public script in encoder, merging and pictures; that script looks at
+10 pictures of a video (of an unsorted list of files), this at one a second, as every other feature here.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from crossmamba.extract.transforms import (
     KINETICS_112,
     KINETICS_224,
     KINETICS_448,
+    TOME_384,
     Transform,
     small_transform,
 )
@@ -47,7 +49,7 @@ class Recipe:
         folder: in the data set's root.
         source: "sound", "picture" (one a second), "motion" (several a second), "frames" (JPEG files), "text", or "clip"
             (the pictures of a segment, see `segments.py`).
-        encoder: name in one of the encoders' registries; empty for frames.
+        encoder: name in one of the encoders' registries, or "tome_vit_l16_384"; empty for frames.
         weights: name under which the encoder's weights are given. Both CLIP towers are in one file.
         output: which of the encoder's results is kept.
         transform: of the pictures; None for sound, text, frames and where the weights' file decides.
@@ -87,6 +89,10 @@ _ALL = (
     Recipe(
         "clip_frame", "frame_ViT-L14@336px", "picture", "clip_vit_l14_336", "clip_vit_l14_336", "vector", CLIP_336,
         "CLIP ViT-L/14 at 336 pixels, one vector a picture, [T, 768]",
+    ),
+    Recipe(
+        "tome_patches", "visual_tome14", "picture", "tome_vit_l16_384", "tome_vit_l16_384", "tokens", TOME_384,
+        "ViT-L/16 with merged tokens, the whole picture's and 13 others, [T, 14, 1024]",
     ),
     Recipe(
         "resnet18_grid", "res18_14x14", "picture", "resnet18", "resnet18", "grid", KINETICS_448,

@@ -16,7 +16,16 @@ from torch import Tensor
 
 from crossmamba.data.media import ShownFrame
 
-__all__ = ["CLIP_224", "CLIP_336", "KINETICS_112", "KINETICS_224", "KINETICS_448", "Transform", "small_transform"]
+__all__ = [
+    "CLIP_224",
+    "CLIP_336",
+    "KINETICS_112",
+    "KINETICS_224",
+    "KINETICS_448",
+    "TOME_384",
+    "Transform",
+    "small_transform",
+]
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -87,6 +96,8 @@ KINETICS_448 = Transform((448, 448), None, "bilinear", *_KINETICS)
 """448 pixels give ResNet-18's last stage 14 x 14 cells."""
 KINETICS_112 = Transform((128, 171), (112, 112), "bilinear", *_KINETICS)
 """Of torchvision's video models."""
+TOME_384 = Transform(438, (384, 384), "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+"""Of TSPM's ToMe patches: shorter side to 256 / 224 of the encoder's pictures, middle square."""
 
 
 def small_transform(side: int) -> Transform:

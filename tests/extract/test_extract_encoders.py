@@ -22,6 +22,8 @@ from crossmamba.encoders import build_frame_encoder, build_motion_encoder, build
 from crossmamba.encoders.clip import ClipFrames, ClipSize, ClipText
 from crossmamba.encoders.r2plus1d import R2Plus1D
 from crossmamba.encoders.resnet import ResNetFrames
+from crossmamba.encoders.token_merging import ToMeFrames
+from crossmamba.encoders.vit import VitSize
 from crossmamba.errors import CheckpointError, DataError, UsageError
 from crossmamba.extract import encoders as encoders_module
 from crossmamba.extract.encoders import Extractor
@@ -29,11 +31,11 @@ from crossmamba.extract.reading import seconds_of
 from crossmamba.extract.recipes import RECIPES, recipes_for
 from crossmamba.extract.run import extract_features, find_videos
 from crossmamba.extract.texts import avqa_texts, collect, music_texts
-from crossmamba.extract.transforms import CLIP_224, KINETICS_112, KINETICS_448
+from crossmamba.extract.transforms import CLIP_224, KINETICS_112, KINETICS_448, TOME_384
 from tests.extract.conftest import coded_video
 
 TINY = ClipSize(224, 32, 16, 1, 2, 12, 1, 2, 10, length=40, vocabulary=64)
-PICTURES = ("clip_tokens", "clip_b32", "resnet18_grid", "resnet18", "r2plus1d")
+PICTURES = ("clip_tokens", "clip_b32", "resnet18_grid", "resnet18", "r2plus1d", "tome_patches")
 QUESTIONS = ("clip_question", "clip_words")
 
 
@@ -46,6 +48,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         "r2plus1d_18": lambda: R2Plus1D((8, 8, 8, 14), (1, 1, 1, 1), (4, 8)),
         "clip_text_vit_b32": lambda: ClipText(TINY),
     }
+    monkeypatch.setattr(encoders_module, "ToMeFrames", lambda: ToMeFrames(VitSize(6, 24, 2, 16)))
     for kind in ("frame", "motion", "text"):
         monkeypatch.setattr(encoders_module, f"build_{kind}_encoder", lambda name: builders[name]())
     monkeypatch.setattr(encoders_module, "ClipTokens", partial(encoders_module.ClipTokens, length=TINY.length))
@@ -84,8 +87,8 @@ def test_recipes_are_what_the_data_sets_read() -> None:
         assert recipe.source == "frames" or f"weights {recipe.weights}" in DESCRIPTION
         if name in FEATURES:
             assert recipe.folder == FEATURES[name].folders[0]
-    derived = {"clip_class", "tome_patches"}  # read from another feature's file; not made, see recipes.py
-    assert FEATURES.keys() - RECIPES.keys() <= derived
+    assert FEATURES.keys() - RECIPES.keys() == {"clip_class"}, "read from another feature's file"
+    assert RECIPES.keys() - FEATURES.keys() == {"frames"}
     with torch.device("meta"):
         for name in ("clip_tokens", "clip_frame", "resnet18", "resnet18_grid"):
             encoder, transform = build_frame_encoder(RECIPES[name].encoder), RECIPES[name].transform
@@ -93,6 +96,9 @@ def test_recipes_are_what_the_data_sets_read() -> None:
             assert encoder.size in (None, transform.size)
             made = getattr(encoder(torch.zeros(1, 3, *transform.size)), RECIPES[name].output)
             assert FEATURES[name].fits(made.shape)
+        merged = ToMeFrames()
+        assert merged.size == RECIPES["tome_patches"].transform.size
+        assert FEATURES["tome_patches"].fits(merged(torch.zeros(1, 3, 384, 384)).tokens.shape)
         assert build_frame_encoder("clip_vit_l14").dim == 768
         assert build_motion_encoder("r2plus1d_18").dim == 512
         assert build_text_encoder("clip_text_vit_b32").dim == 512
@@ -100,7 +106,7 @@ def test_recipes_are_what_the_data_sets_read() -> None:
 
 
 def test_pictures_of_every_kind_in_one_pass(tmp_path: Path, tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five features of one decoding; CLIP's tokens and vector of one forward; values equal the encoder by hand."""
+    """Six features of one decoding; CLIP's tokens and vector of one forward; values equal the encoder by hand."""
     path = coded_video(tmp_path / "v" / "a.mp4", 3.0, fps=16)
     opened, calls, start = [], [], PictureStream.__init__
     monkeypatch.setattr(PictureStream, "__init__", lambda self, *a, **k: (opened.append(1), start(self, *a, **k))[1])
@@ -119,6 +125,7 @@ def test_pictures_of_every_kind_in_one_pass(tmp_path: Path, tiny: None, monkeypa
         "resnet18_grid": (3, 12, 14, 14),
         "resnet18": (3, 12),
         "r2plus1d": (3, 14),
+        "tome_patches": (3, 14, 6),
     }
     np.testing.assert_array_equal(made["clip_tokens"][:, 0], made["clip_b32"])
     extractor = Extractor(recipes_for(["resnet18_grid"]), random_weights(PICTURES[2:3]))
@@ -145,6 +152,9 @@ def test_transforms() -> None:
     middle = KINETICS_112.picture(wide)
     assert middle.shape == (112, 112, 3)
     assert abs(float(middle[56, 0, 0]) - 255 * (30 / 171)) < 4
+    merged = TOME_384.picture(wide)
+    assert merged.shape == (384, 384, 3)
+    assert abs(float(merged[0, 192, 1]) - 255 * (27 / 438)) < 3, "of 438 rows 27 are cut off above"
     expected = Image.fromarray(wide.rgb()).resize((448, 224), Image.Resampling.BICUBIC).crop((112, 0, 336, 224))
     np.testing.assert_array_equal(clip, np.asarray(expected))
     values = KINETICS_448.standardise(torch.full((2, 4, 4, 3), 255, dtype=torch.uint8))

@@ -9,7 +9,9 @@
 | clip_tokens | clip_patch-level_vit_b32 | [T, 50, 512] | (7, 7, 512), the class token left out | PSTP-Net |
 | clip_class | clip_patch-level_vit_b32 | [T, 50, 512] | (512,), the class token | PSTP-Net |
 | clip_frame | frame_ViT-L14@336px | [T, 768] | (768,) | TSPM, QA-TIGER |
-| tome_patches | visual_tome14 | [T, 14, 1024] | (14, 1, 1024): merged patches, no grid | TSPM, QA-TIGER |
+| clip_l14 | frame_ViT-L14 | [T, 768] | (768,), at 224 pixels | here only |
+| clip_b32 | frame_ViT-B32 | [T, 512] | (512,), equal to clip_class | here only |
+| tome_patches | visual_tome14 | [T, 14, 1024] | (14, 1, 1024): class token, 13 merged ones, no grid | TSPM, QA-TIGER |
 | small_sound | small_sound | [T, 64] | (64,) | the synthetic world |
 | small_picture | small_picture | [T, h, w, 64] | (h, w, 64) | the synthetic world |
 | clip_question | clip_qst | [1, 512], a question | (512,) | PSTP-Net, SHMamba |
@@ -143,6 +145,8 @@ def _kinds() -> dict[str, FeatureKind]:
         FeatureKind("clip_tokens", clip, "visual", (50, 512), (7, 7, 512), "patches"),
         FeatureKind("clip_class", clip, "visual", (50, 512), (512,), "class token"),
         FeatureKind("clip_frame", ("frame_ViT-L14@336px",), "visual", (768,), (768,)),
+        FeatureKind("clip_l14", ("frame_ViT-L14",), "visual", (768,), (768,)),
+        FeatureKind("clip_b32", ("frame_ViT-B32",), "visual", (512,), (512,)),
         FeatureKind("tome_patches", ("visual_tome14",), "visual", (14, 1024), (14, 1, 1024), "column"),
         FeatureKind("small_picture", ("small_picture",), "visual", (None, None, 64), (None, None, 64)),
         FeatureKind("clip_question", ("clip_qst",), "question", (512,), (512,), "squeeze"),

@@ -50,6 +50,8 @@ LAYOUTS = {
     "clip_tokens": ("clip_patch-level_vit_b32", (12, 50, 512), (12, 7, 7, 512)),
     "clip_class": ("clip_patch-level_vit_b32", (12, 50, 512), (12, 512)),
     "clip_frame": ("frame_ViT-L14@336px", (60, 768), (60, 768)),
+    "clip_l14": ("frame_ViT-L14", (60, 768), (60, 768)),
+    "clip_b32": ("frame_ViT-B32", (60, 512), (60, 512)),
     "tome_patches": ("visual_tome14", (5, 14, 1024), (5, 14, 1, 1024)),
     "small_sound": ("small_sound", (10, 64), (10, 64)),
     "small_picture": ("small_picture", (10, 8, 8, 64), (10, 8, 8, 64)),
