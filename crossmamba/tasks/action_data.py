@@ -2,6 +2,7 @@
 
     ROOT/questions/{predicted,oracle}/{train,validation,test}.jsonl      as `crossmamba questions make` writes them
     ROOT/tokens_{encoder}/, ROOT/tokens_{encoder}_anticipation/          as `crossmamba data extract epic100` does
+    ROOT/{rgb,flow,obj}/data.mdb                                         RULSTM's frame features (`epic.rulstm`)
 
 Questions of "generic" need no file. The source of a file is checked against the one that is asked for.
 """
@@ -150,8 +151,9 @@ class ActionDataModule(ResumableDataModule):
     Args:
         root: the data set's folder (class tables and annotations).
         task: "recognition", or "anticipation": the time before start - 1 s is seen, and nothing later.
-        video: "clips" (pictures), the folder of stored tokens below `media` such as `tokens_avion_b`, or "none":
-            questions alone.
+        video: "clips" (pictures), the folder of stored tokens below `media` such as `tokens_avion_b`, RULSTM's stores
+            such as `rgb` or `rgb+flow+obj` (widths 1,024, 1,024 and 352; model.model_args.video_dim is their sum), or
+            "none": questions alone.
         media: where pictures or tokens are; default: `root`.
         layout: of the pictures, see `EpicDataset`.
         frames, mode: pictures of a clip, and "dense" (2.13 s of it) or "uniform" (the whole segment).

@@ -5,6 +5,11 @@
 | EPIC_100_train.csv | 67,217 | all 15 |
 | EPIC_100_validation.csv | 9,668 | all 15 |
 | EPIC_100_test_timestamps.csv | 13,092 | the first 8: no narration and no labels |
+| RULSTM's training.csv, validation.csv | as above | uid, video, start, stop, verb, noun, action: numbers |
+| RULSTM's test csv | as above | the first 4 of these |
+
+RULSTM's start and stop are frames of 30 a second, floor(30 x seconds); a uid is the narration id (in its files of
+EPIC-KITCHENS-55 a number).
 
 Times are seconds (float). `HH:MM:SS.ff` is read as a decimal number of seconds: narration times have three decimals and
 the others two, so a rule that divides the fraction by 100 shifts them. The .pkl twins of these files are not read: a
@@ -31,6 +36,7 @@ __all__ = [
     "EpicRow",
     "RowProblem",
     "parse_rows",
+    "read_actions",
     "read_rows",
     "seconds_of",
 ]
@@ -57,6 +63,7 @@ COLUMNS = (
 )
 _TIMED = COLUMNS[:8]
 _TIME = re.compile(r"(\d{1,3}):([0-5]?\d):([0-5]?\d(?:\.\d+)?)")
+_RULSTM, _RULSTM_TEST = 7, 4  # cells of RULSTM's rows
 _RULSTM_RATE = 30.0  # frames a second of RULSTM's files
 _MAX_FIELD = 2**20  # characters of one cell
 
@@ -74,6 +81,7 @@ class EpicRow:
         verb_class, noun_class: class numbers; None where hidden (test).
         all_nouns, all_noun_classes: of narrations with several nouns; `noun` is the first.
         line: of the file, from 1, the header counted.
+        action_class: RULSTM's number of the (verb, noun) pair; None in the official files.
     """
 
     narration_id: str
@@ -92,6 +100,7 @@ class EpicRow:
     all_nouns: tuple[str, ...] = ()
     all_noun_classes: tuple[int, ...] = ()
     line: int = field(default=0, compare=False)
+    action_class: int | None = None
 
     @property
     def labelled(self) -> bool:
@@ -151,8 +160,7 @@ def parse_rows(
 ) -> tuple[list[EpicRow], list[RowProblem]]:
     """(rows that can be used, rows that cannot), both in the file's order.
 
-    A file without a header whose rows are seven cells, the first a number, is RULSTM's
-    `uid, video, start, stop, verb, noun, action`: its frames are 30 a second, its narration ids are the uids.
+    A file whose first row is seven or four cells, the third and fourth whole numbers, is RULSTM's (see the module).
 
     Raises:
         DataError: the file is missing, a pickle, not text, without rows, or lacks a column.
@@ -162,11 +170,11 @@ def parse_rows(
     if not cells:
         raise DataError(f"{path}: the file is empty; expected the columns {', '.join(_TIMED)}, ...")
     header = [cell.strip() for cell in cells[0][1]]
-    if len(header) == 7 and header[0].isdigit():
-        records = [(line, _rulstm(row)) for line, row in cells]
-        labelled = True
+    if len(header) in (_RULSTM, _RULSTM_TEST) and header[2].isdigit() and header[3].isdigit():
+        labelled, whose = len(header) == _RULSTM, "first row's"
+        records = [(line, _rulstm(row) if len(row) == len(header) else None) for line, row in cells]
     else:
-        labelled = _check_header(path, header)
+        labelled, whose = _check_header(path, header), "header's"
         records = [
             (line, dict(zip(header, row, strict=False)) if len(row) == len(header) else None) for line, row in cells[1:]
         ]
@@ -182,7 +190,7 @@ def parse_rows(
             where += f": narration {name}"
         try:
             if record is None:
-                raise _Wrong("cells", f"the row does not have the header's {len(header)} cells")
+                raise _Wrong("cells", f"the row does not have the {whose} {len(header)} cells")
             row = _row(record, line, labelled, verbs, nouns)
             if row.narration_id in lines:
                 raise _Wrong("duplicate id", f"the narration id is already that of line {lines[row.narration_id]}")
@@ -192,6 +200,27 @@ def parse_rows(
         lines[row.narration_id] = line
         rows.append(row)
     return rows, problems
+
+
+def read_actions(path: str | Path) -> list[tuple[int, int]]:
+    """RULSTM's `actions.csv`: the (verb, noun) of every action number.
+
+    Raises:
+        DataError: missing, no csv, without the columns id, verb and noun, or numbers that do not count up from 0.
+    """
+    path = Path(path)
+    cells = _cells(path)
+    header = [cell.strip() for cell in cells[0][1]] if cells else []
+    if lacking := [name for name in ("id", "verb", "noun") if name not in header]:
+        raise DataError(f"{path}: no column {', '.join(lacking)}; the columns are {', '.join(header) or 'none'}")
+    pairs: list[tuple[int, int]] = []
+    for line, row in cells[1:]:
+        cell = {name: value.strip() for name, value in zip(header, row, strict=False)}
+        values = [cell.get(name, "") for name in ("id", "verb", "noun")]
+        if len(row) != len(header) or not all(value.isdigit() for value in values) or int(values[0]) != len(pairs):
+            raise DataError(f"{path}:{line}: expected action {len(pairs)} with a verb and a noun class, got {row}")
+        pairs.append((int(values[1]), int(values[2])))
+    return pairs
 
 
 class _Wrong(Exception):
@@ -232,14 +261,12 @@ def _check_header(path: Path, header: Sequence[str]) -> bool:
     return bool(given)
 
 
-def _rulstm(cells: list[str]) -> dict[str, str] | None:
+def _rulstm(cells: list[str]) -> dict[str, str]:
     """One of RULSTM's rows under the official names; times follow from its frames at 30 a second."""
-    if len(cells) != 7:
-        return None
-    uid, video, start, stop, verb, noun, _ = (cell.strip() for cell in cells)
+    uid, video, start, stop, *classes = (cell.strip() for cell in cells)
     record = {"narration_id": uid, "participant_id": video.split("_")[0], "video_id": video}
-    record |= {"verb_class": verb, "noun_class": noun, "rulstm_start": start, "rulstm_stop": stop}
-    return record
+    record |= {"rulstm_start": start, "rulstm_stop": stop}
+    return record | dict(zip(("verb_class", "noun_class", "action_class"), classes, strict=False))
 
 
 def _row(record: dict[str, str], line: int, labelled: bool, verbs: int, nouns: int) -> EpicRow:
@@ -267,6 +294,7 @@ def _row(record: dict[str, str], line: int, labelled: bool, verbs: int, nouns: i
         noun_class=_class(cell, "noun_class", nouns),
         all_nouns=tuple(_list(cell, "all_nouns", str)),
         all_noun_classes=tuple(_list(cell, "all_noun_classes", int)),
+        action_class=_whole(cell, "action_class") if "action_class" in cell else None,
     )
 
 
@@ -309,7 +337,7 @@ def _frames(cell: dict[str, str]) -> tuple[int, int]:
 
 def _whole(cell: dict[str, str], name: str) -> int:
     text = cell[name]
-    if re.fullmatch(r"\d{1,9}(\.0+)?", text):
+    if re.fullmatch(r"0*\d{1,9}(\.0+)?", text) and len(text) < 20:
         return int(float(text))
     raise _Wrong("number", f"{name.removeprefix('rulstm_')} is {text or 'empty'!r}; expected a whole number")
 

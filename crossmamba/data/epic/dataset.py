@@ -3,6 +3,7 @@
     root/EPIC_100_{train,validation,test_timestamps}.csv     rows (also in root/annotations/)
     root/EPIC_100_{verb,noun}_classes.csv                    class tables
     root/...                                                 pictures in any of the layouts, or stored features
+    root/{training,validation,test}.csv, rgb/data.mdb, ...   RULSTM's rows and frame features (`rulstm`)
 
 The synthetic kitchen writes the same files.
 """
@@ -25,6 +26,7 @@ from crossmamba.data.epic.crops import ClipTransform
 from crossmamba.data.epic.features import FeatureClips
 from crossmamba.data.epic.frames import frame_range
 from crossmamba.data.epic.layouts import FrameFolders, Layout, Pictures, of_row, open_layout
+from crossmamba.data.epic.rulstm import RATE, FrameFeatures, frame_of, store_folders
 from crossmamba.data.epic.sampling import GAP, WINDOW, Mode, anticipation_times, sample_frames, sample_times
 from crossmamba.errors import DataError, UsageError
 
@@ -33,6 +35,7 @@ __all__ = ["SPLIT_FILES", "Encoder", "EpicDataset", "read_question_texts", "spli
 Split = Literal["train", "validation", "test"]
 Task = Literal["recognition", "anticipation"]
 SPLIT_FILES: dict[str, str] = {"train": "train", "validation": "validation", "test": "test_timestamps"}
+_RULSTM_FILES = {"train": "training.csv", "validation": "validation.csv", "test": "test.csv"}
 _SHOWN = 10
 
 
@@ -45,7 +48,7 @@ class Encoder(Protocol):
 
 
 def split_file(root: str | Path, split: str) -> Path:
-    """The annotation file of a split below a folder ("val" is "validation").
+    """The annotation file of a split below a folder ("val" is "validation"): the official one, else RULSTM's if there.
 
     Raises:
         UsageError: no split of this name.
@@ -53,7 +56,8 @@ def split_file(root: str | Path, split: str) -> Path:
     name = "validation" if split == "val" else split
     if name not in SPLIT_FILES:
         raise UsageError(f"split is {split!r}; one of {', '.join(SPLIT_FILES)}")
-    return class_file(root, SPLIT_FILES[name])
+    official, theirs = class_file(root, SPLIT_FILES[name]), Path(root) / _RULSTM_FILES[name]
+    return theirs if theirs.is_file() and not official.is_file() else official
 
 
 class EpicDataset(Dataset[dict[str, Any]]):
@@ -72,7 +76,8 @@ class EpicDataset(Dataset[dict[str, Any]]):
         split: "train", "validation" (or "val") or "test"; or `rows`.
         task: "anticipation" shows what is before start - 1 s and nothing later (`sampling.anticipation_times`).
         media: folder of the pictures; None is `root`.
-        layout: of the pictures; "auto" finds it; "features" are stored tokens in `media`.
+        layout: of the pictures; "auto" finds it; "features" are stored tokens in `media`, which may be one of RULSTM's
+            stores, or several joined: `ROOT/rgb+flow+obj`.
         frames: T.
         mode: dense or uniform, of recognition.
         transform: pictures to a clip.
@@ -157,7 +162,7 @@ class EpicDataset(Dataset[dict[str, Any]]):
         ]
         self.question_source = "none"
         self._questions = self._encoded(questions, encoder)
-        fixed = not (self.train and task == "recognition" and self.features is None)
+        fixed = not (self.train and task == "recognition" and not isinstance(self.features, FeatureClips))
         self._cache: dict[int, Any] | None = {} if cache_in_memory and fixed else None
 
     def _table(self, kind: Literal["verb", "noun"]) -> ClassTable | None:
@@ -171,8 +176,10 @@ class EpicDataset(Dataset[dict[str, Any]]):
 
     def _open(
         self, media: Path, layout: str, index_folder: str | Path | None
-    ) -> tuple[Pictures | None, FeatureClips | None]:
+    ) -> tuple[Pictures | None, FeatureClips | FrameFeatures | None]:
         if layout == "features":
+            if stores := store_folders(media):
+                return None, FrameFeatures(stores)
             features = FeatureClips(media, "validation" if self.split == "val" else self.split)
             features.check_task(self.task)
             return None, features
@@ -256,7 +263,7 @@ class EpicDataset(Dataset[dict[str, Any]]):
         rng = np.random.default_rng((self.seed, self.epoch, number)) if self.train else None
         try:
             if self.features is not None:
-                item = {"tokens": self._tokens(number)}
+                item = {"tokens": self._tokens(number, rng)}
             else:
                 item = {"video": self.transform(self._pictures(number, rng, view), rng, (crop, self.crops))}
         except (DataError, UsageError) as error:
@@ -280,15 +287,27 @@ class EpicDataset(Dataset[dict[str, Any]]):
             self._cache[key] = pictures
         return pictures
 
-    def _tokens(self, number: int) -> Tensor:
+    def _tokens(self, number: int, rng: np.random.Generator | None) -> Tensor:
         if self._cache is not None and number in self._cache:
             return self._cache[number].clone()
         assert self.features is not None  # `__getitem__` asks only then
-        tokens = self.features.read(self.rows[number])
+        row = self.rows[number]
+        if isinstance(self.features, FrameFeatures):
+            tokens = self.features.read(row, self._frame_numbers(row, rng))
+        else:
+            tokens = self.features.read(row)
         if self._cache is not None:
             self._cache[number] = tokens
             return tokens.clone()
         return tokens
+
+    def _frame_numbers(self, row: EpicRow, rng: np.random.Generator | None) -> list[int]:
+        """Of RULSTM's frames, those that a model sees."""
+        if self.task == "anticipation":
+            times = anticipation_times(row, self.frames, self.observed, self.gap).times
+            return [frame_of(time) for time in times.tolist()]
+        first, last = frame_of(row.start_timestamp), frame_of(row.stop_timestamp)
+        return sample_frames(first, last, RATE, frames=self.frames, mode=self.mode, rng=rng).tolist()
 
     def read(self, row: EpicRow, rng: np.random.Generator | None = None, view: int = 0) -> list[np.ndarray]:
         """The chosen pictures of a segment, uint8 (H, W, 3) each, before any crop.

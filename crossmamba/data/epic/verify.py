@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crossmamba.data.epic.annotations import NOUN_COUNT, VERB_COUNT, EpicRow, parse_rows
+from crossmamba.data.epic.annotations import NOUN_COUNT, VERB_COUNT, EpicRow, parse_rows, read_actions
 from crossmamba.data.epic.classes import ClassTable, class_file, read_epic_classes
-from crossmamba.data.epic.dataset import SPLIT_FILES
+from crossmamba.data.epic.dataset import SPLIT_FILES, split_file
 from crossmamba.data.epic.frames import frame_range
 from crossmamba.data.epic.sampling import GAP
 from crossmamba.data.epic.video import END_SLACK
@@ -130,7 +130,8 @@ def verify_epic100(
 
     Args:
         root: folder of the csv files. media: of the pictures; None is `root`.
-        layout: see `layouts.open_layout`; "features" for stored tokens; "none" looks at annotations only.
+        layout: see `layouts.open_layout`; "features" for stored tokens, in files or in RULSTM's stores; "none" looks
+            at annotations only.
         decode: decode every picture; else files are looked for, opened, and read at their ends.
         progress: a bar on stderr; None if that is a terminal.
 
@@ -167,7 +168,7 @@ class _Annotations:
         self.strange: dict[Path, int] = {}  # words of another class than the row's
 
     def run(self) -> None:
-        self.files = {split: class_file(self.root, name) for split, name in SPLIT_FILES.items()}
+        self.files = {split: split_file(self.root, split) for split in SPLIT_FILES}
         there = [split for split, path in self.files.items() if path.is_file()]
         if not there:
             raise DataError(f"{self.files['validation']}: there is no such file, nor that of another split")
@@ -178,6 +179,7 @@ class _Annotations:
             else:
                 self.report.note("missing split", path, f"{path}: there is no such file; split {split} was not checked")
         self._across_splits()
+        self._actions()
         self._video_info()
 
     def _classes(self) -> None:
@@ -252,7 +254,7 @@ class _Annotations:
             self.report.problem("name", path, f"{where}: {error}")
             return
         off = max(abs(first - row.start_frame), abs(last - row.stop_frame))
-        if off:
+        if off and path.name.startswith("EPIC_100_"):  # RULSTM's own frames are at another rate
             message = (
                 f"{where}: frames {row.start_frame}-{row.stop_frame}; the times {row.start_timestamp:.2f} s to "
                 f"{row.stop_timestamp:.2f} s give {first}-{last}"
@@ -298,6 +300,27 @@ class _Annotations:
             if seen:
                 message = f"{self.files['train']}: participants {', '.join(seen)} are listed as unseen and are in train"
                 self.report.problem("unseen", self.files["train"], message)
+
+    def _actions(self) -> None:
+        """RULSTM's numbers of actions."""
+        path = self.root / "actions.csv"
+        numbered = [(split, row) for split, rows in self.rows.items() for row in rows if row.action_class is not None]
+        if not numbered or not path.is_file():
+            return
+        try:
+            pairs = read_actions(path)
+        except DataError as error:
+            self.report.problem("actions", path, str(error))
+            return
+        for split, row in numbered:
+            number, pair = row.action_class or 0, (row.verb_class, row.noun_class)
+            if number >= len(pairs) or pairs[number] != pair:
+                stands = f"stands for {pairs[number]}" if number < len(pairs) else f"is not among {len(pairs)}"
+                message = (
+                    f"{self.files[split]}:{row.line}: narration {row.narration_id}: verb and noun {pair}; its action "
+                    f"{number} {stands} in {path}"
+                )
+                self.report.problem("actions", self.files[split], message)
 
     def _video_info(self) -> None:
         path = class_file(self.root, "video_info")

@@ -16,6 +16,7 @@ from crossmamba.data.epic.features import FeatureClips
 from crossmamba.data.epic.frames import WRONG_FRAMES, frame_name, frame_range, frame_rate
 from crossmamba.data.epic.layouts import Clips, FrameFolders, Pictures, RawVideos, open_layout
 from crossmamba.data.epic.pictures import decode_picture, looks_whole, read_bytes
+from crossmamba.data.epic.rulstm import RATE, FrameFeatures, FrameStore, frame_of, store_folders
 from crossmamba.data.epic.verify import EpicSetReport
 from crossmamba.data.epic.video import END_SLACK, pictures_at
 from crossmamba.data.media import probe
@@ -25,6 +26,7 @@ from crossmamba.errors import DataError
 __all__ = ["verify_media"]
 
 _NAMED = 3  # rows named beside a missing picture
+_PAST = 3.5  # seconds before an action that RULSTM observes
 
 
 def verify_media(
@@ -47,7 +49,11 @@ def verify_media(
     if not rows:
         return
     if layout == "features":
-        check.features(root, rows)
+        stores = store_folders(root)
+        if stores:
+            check.stores(stores, rows)
+        else:
+            check.features(root, rows)
         return
     try:
         pictures = open_layout(root, rows, layout)  # type: ignore[arg-type]  # checked by the caller
@@ -267,16 +273,16 @@ class _Media:
 
     def features(self, root: Path, rows: Sequence[EpicRow]) -> None:
         """Stored tokens: all there, all readable, one width."""
-        splits = {"train": "train", "validation": "validation", "test_timestamps": "test"}
+        splits = {"train": "train", "training": "train", "validation": "validation"}
         try:
-            stores = {name: FeatureClips(root, split) for name, split in splits.items()}
+            stores = {split: FeatureClips(root, split) for split in ("train", "validation", "test")}
         except DataError as error:
             self.report.problem("missing", root, str(error))
             return
         self.report.layout = "features"
         shapes: dict[int, str] = {}
         for row in self.bar(rows, "segments"):
-            store = stores[self.files[id(row)].stem.removeprefix("EPIC_100_")]
+            store = stores[splits.get(self.files[id(row)].stem.removeprefix("EPIC_100_"), "test")]
             path = store.path(row)
             if not path.is_file():
                 message = f"{path}: there are no stored features; {self.named(row)} wants them"
@@ -292,3 +298,58 @@ class _Media:
         if len(shapes) > 1:
             given = ", ".join(f"{width} ({path})" for width, path in shapes.items())
             self.report.problem("features", root, f"{root}: features of different widths: {given}")
+
+    def stores(self, folders: Sequence[Path], rows: Sequence[EpicRow]) -> None:
+        """RULSTM's LMDB stores: every frame of the segments and of the time before them."""
+        self.report.layout = "features"
+        by_video: dict[str, list[EpicRow]] = defaultdict(list)
+        for row in rows:
+            by_video[row.video_id].append(row)
+        try:
+            stores = FrameFeatures(folders).stores
+        except DataError as error:
+            self.report.problem("missing", folders[0], str(error))
+            return
+        for store in stores:
+            for video in self.bar(sorted(by_video), "videos"):
+                self._store(store, video, by_video[video])
+
+    def _store(self, store: FrameStore, video: str, rows: list[EpicRow]) -> None:
+        there = store.numbers(video)
+        self.report.count("videos")
+        if not len(there):
+            message = f"{store.folder}: no frame of {video}; {len(rows)} segments want it"
+            self.report.problem("missing", store.folder, message)
+            return
+        last = int(there[-1])
+        has, wanted = np.zeros(last + 1, dtype=bool), np.zeros(last + 1, dtype=bool)
+        has[there] = True
+        for row in rows:
+            if row.stop_timestamp * RATE > last + 1:
+                message = f"{self.named(row)}: stops at {row.stop_timestamp:.2f} s; {video} ends at {last / RATE:.2f} s"
+                late = row.stop_timestamp > last / RATE + END_SLACK
+                (self.report.problem if late else self.report.note)("past the end", store.folder, message)
+            wanted[frame_of(row.start_timestamp - _PAST) : frame_of(row.stop_timestamp) + 1] = True
+        absent = np.flatnonzero(wanted & ~has)
+        if len(absent):
+            users = [row for row in rows if _wants(row, absent)]
+            named = ", ".join(row.narration_id for row in users[:_NAMED])
+            more = f" and {len(users) - _NAMED} more" if len(users) > _NAMED else ""
+            message = (
+                f"{store.folder}: {len(absent)} frames of {video} are missing, {frame_name(int(absent[0]))} first, in "
+                f"or up to {_PAST} s before {named}{more}"
+            )
+            self.report.problem("missing", store.folder, message)
+        numbers = np.flatnonzero(wanted & has)
+        for number in numbers if self.decode else {*numbers[:1], *numbers[-1:]}:
+            self.report.count("frames")
+            try:
+                store.read(video, [int(number)])
+            except DataError as error:
+                self.report.problem("corrupt", store.folder, str(error))
+
+
+def _wants(row: EpicRow, numbers: NDArray[np.int64]) -> bool:
+    """Whether any of RULSTM's frames is in a row or in the time before it."""
+    first, last = frame_of(row.start_timestamp - _PAST), frame_of(row.stop_timestamp)
+    return bool(np.any((numbers >= first) & (numbers <= last)))
