@@ -20,15 +20,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import resource
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+from cost_common import add_store_options, exponent, machine, measure, measure_cells, number, table_row, write
 
 RESULTS = Path(__file__).resolve().parent / "results" / "action_cost"
 BACKBONES = ("avion_b", "avion_l", "lavila_b", "clip_b", "videomae_b", "timesformer_b", "vivit_b", "vjepa2_l")
@@ -38,6 +35,7 @@ ORVIT_PARAMETERS, ORVIT_MULTIPLY_ADDS = 148_000_000, 405_000_000_000
 """Of ORViT-Motionformer at 224 pixels, with its heads, as printed by its paper."""
 RELEASED = f"{ORVIT}, as released"
 MODES = ("forward", "training")
+SMALL = {"frames": 2, "width": 64}
 WORDS = 40
 
 
@@ -108,17 +106,6 @@ def program(fusion: str, mode: str, frames: int, width: int, device: str) -> Cal
     return step
 
 
-def measure(cell: dict[str, Any], budget: float, memory_gib: float) -> dict[str, float]:
-    """Time and peak memory of a cell in this process, which may not take more than `memory_gib`."""
-    from crossmamba.benchmarking.steps import measure_step
-
-    cuda = cell["device"].startswith("cuda")
-    if not cuda:
-        resource.setrlimit(resource.RLIMIT_DATA, (int(memory_gib * 2**30),) * 2)
-    program(**{**cell, "frames": 2, "width": 64})()  # code and thread pools are not the fusion's
-    return measure_step(program(**cell), budget=budget, cuda=cuda)
-
-
 def cells(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Everything that is measured, as arguments of `program`, the short ones first."""
     for frames in args.frames:
@@ -130,30 +117,6 @@ def cells(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def key(cell: dict[str, Any]) -> str:
     """A cell's name in the json file."""
     return "/".join(str(cell[name]) for name in ("fusion", "mode", "frames", "width", "device"))
-
-
-def measure_in_child(cell: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """`measure` in a process of its own; {"failed": why} where it did not fit into memory or time."""
-    command = [sys.executable, __file__, "--child", json.dumps(cell), "--budget", str(args.budget)]
-    try:
-        run = subprocess.run(
-            [*command, "--memory", str(args.memory)], capture_output=True, text=True, timeout=args.patience
-        )
-    except subprocess.TimeoutExpired:
-        return {"failed": f"over {args.patience:g} s"}
-    if run.returncode == 0:
-        return json.loads(run.stdout.splitlines()[-1])
-    if any(sign in run.stderr for sign in ("MemoryError", "can't allocate memory", "bad_alloc", "OutOfMemory")):
-        return {"failed": f"over {args.memory:g} GiB"}
-    sys.exit(f"{cell}: {run.stderr[-2000:]}")
-
-
-def write(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def page(args: argparse.Namespace, counts: dict[str, Any], found: dict[str, Any]) -> str:
@@ -199,40 +162,10 @@ def _growth(args: argparse.Namespace, found: dict[str, Any], what: str) -> list[
     for mode in MODES:
         for fusion in args.fusions:
             cell = {"fusion": fusion, "mode": mode, "width": args.width, "device": args.device}
-            numbers = [_number(found[key({**cell, "frames": frames})], what) for frames in args.frames]
-            slope = "-"
-            if len(numbers) > 1 and all(isinstance(number, float) and number > 0 for number in numbers[-2:]):
-                tokens = [tokens_of(frames) for frames in args.frames[-2:]]
-                slope = f"{math.log(numbers[-1] / numbers[-2]) / math.log(tokens[1] / tokens[0]):.2f}"
-            lines.append(f"| {fusion} | {mode} | " + " | ".join(map(_text, numbers)) + f" | {slope} |")
+            numbers = [number(found[key({**cell, "frames": frames})], what) for frames in args.frames]
+            slope = exponent(numbers, [tokens_of(frames) for frames in args.frames])
+            lines.append(table_row(fusion, mode, numbers=numbers, last=slope))
     return lines
-
-
-def _number(row: dict[str, Any], what: str) -> float | str:
-    if "failed" in row:
-        return row["failed"]
-    return row["seconds"] * 1000 if what == "ms" else row["peak_mib"]
-
-
-def _text(value: float | str) -> str:
-    from crossmamba.benchmarking.steps import three_digits
-
-    return value if isinstance(value, str) else three_digits(value)
-
-
-def machine(device: str) -> str:
-    """The machine in words, with the libraries and the scan that ran."""
-    import torch
-
-    from crossmamba.benchmarking.rows import machine_facts
-    from crossmamba.ops.backends import resolve_backend
-
-    backend = resolve_backend("auto", torch.device(device), torch.float32)
-    facts = machine_facts()
-    where = f"{facts['processor']} (cores, threads: {facts['cores, threads']})"
-    if device.startswith("cuda"):
-        where = torch.cuda.get_device_name()
-    return f"{where}, {facts['software']}, scan back end {backend}"
 
 
 def main() -> None:
@@ -245,27 +178,13 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=16.0, help="GiB that one measurement may take")
     parser.add_argument("--patience", type=float, default=600.0, help="seconds that one measurement may take")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--fresh", action="store_true", help="measure everything again")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="writes OUT.md and OUT.json")
-    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    add_store_options(parser, RESULTS)
     args = parser.parse_args()
     if args.child:
-        print(json.dumps(measure(args.child, args.budget, args.memory)))
+        print(json.dumps(measure(program, args.child, SMALL, args.budget, args.memory)))
         return
-    from crossmamba.benchmarking.rows import busy, load_average
-
-    store = args.out.with_suffix(".json")
     args.machine = machine(args.device)
-    kept = json.loads(store.read_text(encoding="utf-8")) if store.exists() and not args.fresh else {}
-    if kept.get("machine", args.machine) != args.machine:
-        sys.exit(f"{store} is of another machine ({kept['machine']}): give --fresh, or another --out")
-    found = kept.get("measured", {})
-    todo = [cell for cell in cells(args) if key(cell) not in found]
-    if todo and busy():
-        print(f"others are at work here (load {load_average()}): the times will be too long", file=sys.stderr)
-    for cell in tqdm(todo, desc="measuring", file=sys.stderr):
-        found[key(cell)] = measure_in_child(cell, args)
-        write(store, json.dumps({"machine": args.machine, "measured": found}, indent=1) + "\n")
+    found = measure_cells(__file__, cells(args), key, args, args.machine)
     counts = {name: count(name) for name in args.backbones}
     if ORVIT in counts:
         counts[RELEASED] = count(ORVIT, released=True)

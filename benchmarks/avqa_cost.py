@@ -22,16 +22,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import os
-import resource
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+from cost_common import add_store_options, exponent, machine, measure, measure_cells, number, table_row, write
 
 RESULTS = Path(__file__).resolve().parent / "results" / "avqa_cost"
 CASES = {
@@ -43,6 +39,8 @@ CASES = {
 }
 GROWING = tuple(label for label in CASES if label != "AVST")
 TRANSFORMER = "SHMamba, Transformer in time"
+MODES = ("inference", "training")
+SMALL = {"seconds": 2, "batch": 1, "small": True}
 HEADS = 4
 
 
@@ -117,23 +115,6 @@ def program(label: str, part: str, mode: str, seconds: int, batch: int, small: b
     return step
 
 
-def measure(arguments: dict[str, Any], budget: float, memory_gib: float) -> dict[str, float]:
-    """Seconds and peak MiB above model and inputs of one step, in this process.
-
-    Args:
-        arguments: of `program`. budget: seconds to spend on timing; at least 3 steps. memory_gib: the process may not
-            take more (the machine is shared).
-    """
-    from crossmamba.benchmarking.steps import measure_step
-
-    cuda = arguments["device"].startswith("cuda")
-    if not cuda:
-        resource.setrlimit(resource.RLIMIT_DATA, (int(memory_gib * 2**30),) * 2)
-    program(**{**arguments, "seconds": 2, "batch": 1, "small": True})()  # code and thread pools are not the model's
-    run = program(**arguments)
-    return measure_step(run, budget=budget, cuda=cuda)
-
-
 def count(label: str, small: bool, seconds: int) -> dict[str, Any]:
     """Parameters and multiply-adds of a case, by our own counter (no memory, no arithmetic)."""
     import torch
@@ -153,7 +134,7 @@ def count(label: str, small: bool, seconds: int) -> dict[str, Any]:
 def cells(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Everything that is measured, as arguments of `program`."""
     common = {"small": args.small, "device": args.device}
-    for mode in ("inference", "training"):
+    for mode in MODES:
         for seconds in args.standard:
             for label in CASES:
                 yield {"label": label, "part": "model", "mode": mode, "seconds": seconds, "batch": args.batch, **common}
@@ -161,25 +142,6 @@ def cells(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             for label in GROWING:
                 for part in ("model", "time"):
                     yield {"label": label, "part": part, "mode": mode, "seconds": seconds, "batch": 1, **common}
-
-
-def measure_in_child(cell: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """`measure` in a process of its own; {"failed": why} where it did not fit."""
-    command = [sys.executable, __file__, "--child", json.dumps(cell), "--budget", str(args.budget)]
-    run = subprocess.run([*command, "--memory", str(args.memory)], capture_output=True, text=True)
-    if run.returncode == 0:
-        return json.loads(run.stdout.splitlines()[-1])
-    if any(sign in run.stderr for sign in ("MemoryError", "can't allocate memory", "bad_alloc", "OutOfMemory")):
-        return {"failed": f"over {args.memory:g} GiB"}
-    sys.exit(f"{cell}: {run.stderr[-2000:]}")
-
-
-def write(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 class Report:
@@ -196,15 +158,10 @@ class Report:
         """Milliseconds per sample ("ms") or MiB per step ("mib"), or why there is none."""
         args = self.args
         cell = {"label": label, "part": part, "mode": mode, "seconds": seconds, "batch": batch}
-        row = self.found[key({**cell, "small": args.small, "device": args.device})]
-        if "failed" in row:
-            return row["failed"]
-        return row["seconds"] * 1000 / batch if what == "ms" else row["peak_mib"]
+        return number(self.found[key({**cell, "small": args.small, "device": args.device})], what, samples=batch)
 
     def text(self) -> str:
         """The whole page."""
-        from crossmamba.benchmarking.steps import three_digits
-
         args, batch = self.args, self.args.batch
         lines = [
             "# Cost of the question-answering models",
@@ -224,13 +181,9 @@ class Report:
                 numbers = [
                     self.cell(label, "model", mode, seconds, batch, what) for what in ("ms", "mib") for mode in MODES
                 ]
-                lines.append(
-                    f"| {label} | {seconds} | "
-                    + "".join(f"{counted[name]:,} | " for name in ("total", "trainable", "receiving"))
-                    + f"{three_digits(counted['multiply_adds'] / 1e9)} | {three_digits(counted['scan'] / 1e9)} | "
-                    + " | ".join(map(_text, numbers))
-                    + " |"
-                )
+                parameters = [f"{counted[name]:,}" for name in ("total", "trainable", "receiving")]
+                costs = [counted["multiply_adds"] / 1e9, counted["scan"] / 1e9, *numbers]
+                lines.append(table_row(label, str(seconds), *parameters, numbers=costs))
         lines += [
             "",
             "Inputs: " + "; ".join(f"{x} {self.counts[f'{x}/{args.standard[0]}']['inputs']}" for x in CASES) + ". "
@@ -257,40 +210,13 @@ class Report:
         for mode in MODES:
             for label in GROWING:
                 numbers = [self.cell(label, part, mode, seconds, 1, what) for seconds in lengths]
-                slope = "-"
-                if len(lengths) > 1 and all(isinstance(n, float) and n > 0 for n in numbers[-2:]):
-                    slope = f"{math.log(numbers[-1] / numbers[-2]) / math.log(lengths[-1] / lengths[-2]):.2f}"
-                lines.append(f"| {label} | {mode} | " + " | ".join(map(_text, numbers)) + f" | {slope} |")
+                lines.append(table_row(label, mode, numbers=numbers, last=exponent(numbers, lengths)))
         return lines
-
-
-MODES = ("inference", "training")
-
-
-def _text(value: float | str) -> str:
-    from crossmamba.benchmarking.steps import three_digits
-
-    return value if isinstance(value, str) else three_digits(value)
 
 
 def key(cell: dict[str, Any]) -> str:
     """A cell's name in the json file."""
     return "/".join(str(cell[name]) for name in ("label", "part", "mode", "seconds", "batch", "small", "device"))
-
-
-def machine(device: str) -> str:
-    """The machine in words, with the libraries and the scan that ran."""
-    import torch
-
-    from crossmamba.benchmarking.rows import machine_facts
-    from crossmamba.ops.backends import resolve_backend
-
-    backend = resolve_backend("auto", torch.device(device), torch.float32)
-    facts = machine_facts()
-    where = f"{facts['processor']} (cores, threads: {facts['cores, threads']})"
-    if device.startswith("cuda"):
-        where = torch.cuda.get_device_name()
-    return f"{where}, {facts['software']}, scan back end {backend}"
 
 
 def main() -> None:
@@ -304,27 +230,12 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=16.0, help="GiB that one measurement may take")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--small", action="store_true", help="the small models, for a trial")
-    parser.add_argument("--fresh", action="store_true", help="measure everything again")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="writes OUT.md and OUT.json")
-    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    add_store_options(parser, RESULTS)
     args = parser.parse_args()
     if args.child:
-        print(json.dumps(measure(args.child, args.budget, args.memory)))
+        print(json.dumps(measure(program, args.child, SMALL, args.budget, args.memory)))
         return
-    from crossmamba.benchmarking.rows import busy, load_average
-
-    store = args.out.with_suffix(".json")
-    here = machine(args.device)
-    kept = json.loads(store.read_text(encoding="utf-8")) if store.exists() and not args.fresh else {}
-    if kept.get("machine", here) != here:
-        sys.exit(f"{store} is of another machine ({kept['machine']}): give --fresh, or another --out")
-    found = kept.get("measured", {})
-    todo = [cell for cell in cells(args) if key(cell) not in found]
-    if todo and busy():
-        print(f"others are at work here (load {load_average()}): the times will be too long", file=sys.stderr)
-    for cell in tqdm(todo, desc="measuring", file=sys.stderr):
-        found[key(cell)] = measure_in_child(cell, args)
-        write(store, json.dumps({"machine": here, "measured": found}, indent=1) + "\n")
+    found = measure_cells(__file__, cells(args), key, args, machine(args.device))
     counts = {f"{label}/{seconds}": count(label, args.small, seconds) for seconds in args.standard for label in CASES}
     text = Report(args, counts, found).text()
     write(args.out.with_suffix(".md"), text)

@@ -1,21 +1,14 @@
 """benchmarks/action_cost.py: the full-size counts of the paper, every cell runs, the page says what was measured."""
 
 import argparse
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "action_cost.py"
-
 
 @pytest.fixture(scope="module")
-def cost():
-    spec = importlib.util.spec_from_file_location("action_cost", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def cost(benchmark_script):
+    return benchmark_script("action_cost")
 
 
 def settings(**changes):
@@ -51,11 +44,13 @@ def test_every_fusion_runs(cost, mode):
 
 
 def test_a_measurement_in_a_process_of_its_own(cost):
+    from cost_common import measure_in_child
+
     cell = next(cost.cells(settings()))
-    found = cost.measure_in_child(cell, settings())
+    found = measure_in_child(cost.__file__, cell, settings())
     assert found["seconds"] > 0
     assert found["steps"] >= 3
-    assert cost.measure_in_child(cell, settings(patience=0.01)) == {"failed": "over 0.01 s"}
+    assert measure_in_child(cost.__file__, cell, settings(patience=0.01)) == {"failed": "over 0.01 s"}
 
 
 def test_the_page(cost):

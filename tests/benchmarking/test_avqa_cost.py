@@ -1,23 +1,16 @@
 """benchmarks/avqa_cost.py: the compared models are alike, every cell runs, the page says what was measured."""
 
 import argparse
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "avqa_cost.py"
-
 
 @pytest.fixture(scope="module")
-def cost():
-    spec = importlib.util.spec_from_file_location("avqa_cost", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def cost(benchmark_script):
+    return benchmark_script("avqa_cost")
 
 
 def settings(**changes):
@@ -50,8 +43,10 @@ def test_every_growing_case_runs(cost, part, mode):
 
 
 def test_a_measurement_in_a_process_of_its_own(cost):
+    from cost_common import measure_in_child
+
     cell = next(cell for cell in cost.cells(settings()) if cell["label"] == "AVST")
-    found = cost.measure_in_child(cell, settings())
+    found = measure_in_child(cost.__file__, cell, settings())
     assert found["seconds"] > 0
     assert found["peak_mib"] >= 0
     assert found["steps"] >= 3
