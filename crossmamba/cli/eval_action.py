@@ -17,6 +17,7 @@ OPTIONS = (
     "media",
     "layout",
     "views",
+    "crops",
     "segments",
     "tokenizer",
     "submission",
@@ -46,6 +47,9 @@ def configure(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--media", metavar="DIR", help="where pictures or stored tokens are (default: ROOT)")
     group.add_argument("--layout", choices=("auto", "frames", "videos", "chunks", "clips"), help="default: auto")
     group.add_argument("--views", type=int, metavar="N", help="views in time of dense clips, averaged (1)")
+    group.add_argument(
+        "--crops", type=int, choices=(1, 3), help="squares along the longer side of the picture, averaged (1)"
+    )
     group.add_argument("--segments", type=int, metavar="N", help="only the first N segments")
     group.add_argument("--tokenizer", metavar="NAME", help="RoBERTa's, a folder or a name (default: as in training)")
     group.add_argument("--submission", metavar="FILE", help="also write the challenge's file, .zip or .json")
@@ -73,7 +77,8 @@ def run(args: argparse.Namespace, model: Any, out: Path | None) -> int:
         task=args.epic_task,
         media=args.media,
         layout=args.layout or "auto",
-        views=args.views or 1,
+        views=1 if args.views is None else args.views,
+        crops=args.crops or 1,
         segments=args.segments,
         tokenizer=args.tokenizer,
         batch_size=args.batch_size or 16,

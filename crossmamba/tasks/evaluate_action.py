@@ -62,6 +62,7 @@ class ActionReport:
             metrics, per cent), `question_source`, `seconds_per_clip`. Empty where the labels are hidden.
         prior: columns of the train split's class frequencies as scores; {} without its file. probe: top-1 of the words
             alone, by "verb", "noun", "action"; {} without questions. probe_note: why there is none.
+        views, crops: clips in time and squares of each that were averaged.
     """
 
     task: str
@@ -73,6 +74,8 @@ class ActionReport:
     prior: dict[str, float | None]
     probe: dict[str, float]
     probe_note: str = ""
+    views: int = 1
+    crops: int = 1
 
 
 def evaluate_action(
@@ -87,6 +90,7 @@ def evaluate_action(
     media: str | Path | None = None,
     layout: str = "auto",
     views: int = 1,
+    crops: int = 1,
     segments: int | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     tokenizer: str | None = None,
@@ -107,7 +111,9 @@ def evaluate_action(
         questions: folder of the question files, default ROOT/questions.
         task: default: the model's.
         media: where pictures or stored tokens are, default ROOT. layout: of the pictures.
-        views: temporal views of dense clips, averaged as probabilities.
+        views: clips in time, spread over the segment (recognition with the dense mode). crops: squares along the longer
+            side of the picture, 1 (the middle) or 3. All views x crops of a segment are averaged as probabilities.
+            ORViT has 10 x 3 for recognition, MambaVL on it 1 x 3 for anticipation, AVION 1 x 1.
         segments: only the first so many.
         preprocessing: what the card says by default. tokenizer: of RoBERTa, a folder or a name.
         batch_size, num_workers: of the loader; the scores do not depend on them.
@@ -143,6 +149,7 @@ def evaluate_action(
         media=media,
         train=False,
         views=views,
+        crops=crops,
         layout=layout,
         transform=clip_transform(inputs) if inputs["video"] == CLIPS else None,
         **{name: inputs[name] for name in ("frames", "mode", "observed")},
@@ -161,7 +168,7 @@ def evaluate_action(
     scores: Scores = {}
     for place, name in enumerate(chosen):
         verb, noun, seconds = found[name]
-        verb, noun = (mean_of_views(x, views) if views > 1 else x for x in (verb, noun))
+        verb, noun = (mean_of_views(x, views * crops) if views * crops > 1 else x for x in (verb, noun))
         asked = "none" if name == "video_only" else source
         if out is not None:
             write_predictions(Path(out) / (name if place else ""), split, rows, (verb, noun), classes, asked)
@@ -180,7 +187,7 @@ def evaluate_action(
         train = rows_of(root, "train", classes)
         prior = columns(judge(task, *_prior(train, rows, classes), rows, lists))
         probe, note = _probe(source, folder, split, train, rows)
-    return ActionReport(task, split, len(rows), source, trained, scores, prior, probe, note)
+    return ActionReport(task, split, len(rows), source, trained, scores, prior, probe, note, views, crops)
 
 
 def clip_transform(inputs: Mapping[str, Any]) -> ClipTransform:

@@ -25,6 +25,8 @@ def to_json(report: ActionReport) -> dict[str, Any]:
     return {
         "task": report.task,
         "segments": report.segments,
+        "views": report.views,
+        "crops": report.crops,
         "question_source": report.question_source,
         "question_source_text": describe(report.question_source),
         "trained_question_source": report.trained_source,
@@ -49,6 +51,8 @@ def table(report: ActionReport, *, model: str, data: str) -> str:
     ]
     if report.trained_source != report.question_source:
         lines.append(f"trained with {describe(report.trained_source)}")
+    if report.views * report.crops > 1:
+        lines.append(f"mean probability of {report.views} clips in time x {report.crops} squares of each segment")
     if not report.scores:
         return "\n".join([*lines, "the labels of this split are hidden: nothing was scored"])
     measure = "official mean top-5 recall" if report.task == "anticipation" else "accuracy, @5: among the best five"

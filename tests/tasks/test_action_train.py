@@ -3,6 +3,7 @@
 import csv
 import json
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,8 @@ from action_toy import CLIPS, TOKENS, make_set
 from crossmamba.cli import main
 from crossmamba.cli.configs import config_root
 from crossmamba.data.epic.annotations import read_rows
+from crossmamba.data.media import VideoWriter
+from crossmamba.data.synth.kitchen import synthesize_epic100
 from crossmamba.encoders import VIDEO_ENCODERS
 from crossmamba.errors import DataError, UsageError
 from crossmamba.metrics.epic100_score import read_epic_predictions
@@ -165,6 +168,49 @@ def test_views_are_averaged_as_probabilities(clip_run, kitchen, tmp_path):
     with torch.inference_mode():
         verb = recognize(model, batch).verb.softmax(dim=1).reshape(3, 2, 12).mean(dim=1).log()
     np.testing.assert_allclose(held.verb, verb.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("task", ["recognition", "anticipation"])
+def test_clips_in_time_and_three_squares_are_averaged(clip_run, tmp_path, capsys, task):
+    """Of pictures that are wider than high, which the kitchen's own are not."""
+    root = tmp_path / "wide"
+    synthesize_epic100(root, videos={"train": 1, "val": 1, "test": 1}, size=32, segments=4, workers=1, progress=False)
+    random = np.random.default_rng(0)
+    for path in [path for path in root.rglob("*") if path.suffix.lower() == ".mp4"]:
+        with av.open(path) as file:
+            count = sum(1 for _ in file.decode(video=0))
+            rate = file.streams.video[0].average_rate
+        with VideoWriter(path, (32, 48), rate) as writer:
+            for _ in range(count):
+                writer.write_frame(random.integers(0, 256, (4, 6, 3), np.uint8).repeat(8, 0).repeat(8, 1))
+    model = from_pretrained(clip_run / "model")
+    inputs = {**model.card["preprocessing"], "mode": "dense"}
+    views = 2 if task == "recognition" else 1
+    options = {"task": task, "question_source": "generic", "out": tmp_path, "progress": False}
+    report = evaluate_action(model, root, preprocessing=inputs, views=views, crops=3, **options)
+    assert (report.views, report.crops) == (views, 3)
+    assert f"{views} clips in time x 3 squares" in table(report, model="toy", data="toy")
+    held = read_epic_predictions(tmp_path / "validation.npz", verbs=12, nouns=16)
+    data = ActionDataModule(str(root), task=task, frames=2, image_size=32, question_source="generic").dataset("val")
+    data.views, data.crops = views, 3
+    clips = [data[number] for number in range(len(data))]
+    assert len(clips) == 3 * views * report.segments
+    assert not torch.equal(clips[0]["video"], clips[2]["video"])  # left and right
+    with torch.inference_mode():
+        output = recognize(model, torch.utils.data.default_collate(clips))
+    for ours, logits in ((held.verb, output.verb), (held.noun, output.noun)):
+        mean = logits.double().softmax(dim=1).reshape(report.segments, 3 * views, -1).mean(dim=1)
+        np.testing.assert_allclose(np.exp(ours), mean.numpy(), atol=1e-6)
+    single = evaluate_action(model, root, preprocessing=inputs, **{**options, "out": tmp_path / "one"})
+    assert (single.views, single.crops) == (1, 1)
+    one = read_epic_predictions(tmp_path / "one" / "validation.npz", verbs=12, nouns=16)
+    assert not np.allclose(held.verb, one.verb, atol=1e-4)
+    common = ["eval", str(clip_run), "--data.root", str(root), "--task", task, "--crops", "3", "--json"]
+    assert main(common) == 0
+    assert json.loads(capsys.readouterr().out)["crops"] == 3
+    assert main([*common, "--views", "0"]) == 2
+    assert main([*common, "--views", "2"]) == 2  # the run's clips are uniform
+    assert "views are for testing recognition with the dense mode" in capsys.readouterr().err
 
 
 def test_of_hidden_labels_there_are_predictions_alone(clip_run, kitchen, tmp_path, capsys):
