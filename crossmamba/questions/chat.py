@@ -25,11 +25,18 @@ class ChatError(CrossmambaError):
 
 @dataclass(frozen=True)
 class Reply:
-    """A completion, and the tokens that it cost as the server counts them (0 where it does not say)."""
+    """A completion.
+
+    Attributes:
+        text: may be empty: a model that thinks first may spend all its tokens on that.
+        tokens_in, tokens_out: what it cost, as the server counts; 0 where it does not say.
+        cut: the model stopped because `max_tokens` were used up, not because it was done.
+    """
 
     text: str
     tokens_in: int = 0
     tokens_out: int = 0
+    cut: bool = False
 
 
 class Chat(Protocol):

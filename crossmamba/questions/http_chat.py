@@ -13,6 +13,7 @@ import contextlib
 import email.utils
 import http.client
 import json
+import logging
 import os
 import random
 import socket
@@ -27,6 +28,7 @@ from crossmamba.questions.endpoint import Endpoint
 
 __all__ = ["HttpChat"]
 
+LOG = logging.getLogger(__name__)
 _AGAIN = {408, 409, 425, 429, *range(500, 600)}
 _WRONG_FOR_ALL = {301, 302, 303, 307, 308, 401, 402, 403, 404, 405}
 _LARGEST = 2**20  # bytes of an answer
@@ -83,7 +85,7 @@ class HttpChat:
         self._json_mode = True
         self.params: Mapping[str, object] = dict(self._options)
         self.requests = 0
-        self._silent = 0  # requests in a row without any response
+        self._silent, self._told = 0, False  # requests in a row without any response, and whether that was said
         self._not_before = 0.0
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -105,9 +107,7 @@ class HttpChat:
                 status, headers, content = self._post(body)
             except _NoResponse as error:
                 reason, wait = str(error), None
-                with self._lock:
-                    self._silent += 1
-                    silent = self._silent
+                silent = self._count_silence(reason)
                 if silent >= self.patience:
                     raise ChatError(
                         f"{self._endpoint} did not answer {silent} requests in a row; the last: {reason}", fatal=True
@@ -184,6 +184,15 @@ class HttpChat:
             return
         with self._lock:
             self._not_before = max(self._not_before, time.monotonic() + wait)
+
+    def _count_silence(self, reason: str) -> int:
+        """Requests in a row without any response; says once that there are some, as the whole patience may be long."""
+        with self._lock:
+            self._silent += 1
+            silent, told, self._told = self._silent, self._told, True
+        if not told:
+            LOG.warning("crossmamba: %s; asked again, given up after %d such in a row", reason, self.patience)
+        return silent
 
     def _post(self, body: Mapping[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
         headers = {"Content-Type": "application/json", "Accept": "application/json", "Connection": "close"}
@@ -267,16 +276,20 @@ def _key_of(variable: str | None) -> str:
 
 
 def _reply(content: bytes) -> Reply:
-    """Raises ValueError, with what is wrong."""
+    """The completion in a response's body. Raises ValueError, with what is wrong."""
     if len(content) > _LARGEST:
         raise ValueError(f"more than {_LARGEST} bytes")
     try:
         record = json.loads(content)
-        text = record["choices"][0]["message"]["content"]
+        choice = record["choices"][0]
+        text = choice["message"]["content"]
     except (ValueError, RecursionError) as error:
         raise ValueError("broken JSON") from error
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError("no choices[0].message.content") from error
+    cut = choice.get("finish_reason") == "length"
+    if text is None and cut:  # all tokens went into thoughts
+        text = ""
     if not isinstance(text, str):
         raise ValueError("choices[0].message.content is no text")
     usage = record.get("usage")
@@ -284,7 +297,7 @@ def _reply(content: bytes) -> Reply:
         (usage or {}).get(name) if isinstance(usage, dict) else 0 for name in ("prompt_tokens", "completion_tokens")
     ]
     tokens = [count if isinstance(count, int) and count > 0 else 0 for count in counts]
-    return Reply(text, tokens[0], tokens[1])
+    return Reply(text, tokens[0], tokens[1], cut)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

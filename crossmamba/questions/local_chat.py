@@ -85,11 +85,18 @@ class LocalChat:
             except (RuntimeError, IndexError) as error:
                 raise ChatError(f"{self.model} failed: {error}") from error
         new = made[0, ids.shape[1] :]
-        return Reply(str(self._tokenizer.decode(new, skip_special_tokens=True)), int(ids.shape[1]), len(new))
+        text = str(self._tokenizer.decode(new, skip_special_tokens=True))
+        return Reply(text, int(ids.shape[1]), len(new), cut=self._cut(new))
 
     def close(self) -> None:
         """The answer under way is finished, no other is begun."""
         self._stopped = True
+
+    def _cut(self, new: torch.Tensor) -> bool:
+        """Whether an answer (tokens,) has all the tokens that it may have, and no end."""
+        ends = self._network.generation_config.eos_token_id
+        ends = ends if isinstance(ends, list) else [ends]
+        return len(new) == self._max_tokens and int(new[-1]) not in ends
 
     def _pad(self) -> int:
         for token in (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id):

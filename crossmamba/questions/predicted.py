@@ -3,6 +3,8 @@
 The official anticipation masks with the true pair of the future action, and its bank holds validation questions: both
 tell the model what it is to predict (spec §2.3). Here only the predicted pair is known, and a bank that shares a row
 with the rows asked about is refused.
+
+Predictions of train rows should come from models that did not learn from these rows (`folds`), one file for each part.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from crossmamba.errors import DataError
 from crossmamba.questions.records import Question, read_questions
 from crossmamba.questions.templates import chosen
 
-__all__ = ["QuestionBank", "read_predicted"]
+__all__ = ["QuestionBank", "read_predicted", "read_predicted_parts"]
 
 _COLUMNS = ("narration_id", "verb_class", "noun_class")
 
@@ -47,6 +49,26 @@ def read_predicted(path: str | Path) -> dict[str, tuple[int, int]]:
         raise DataError(f"{path}: no JSON ({error})") from error
     if not found:
         raise DataError(f"{path}: there are no predictions in the file")
+    return found
+
+
+def read_predicted_parts(paths: Iterable[str | Path]) -> dict[str, tuple[int, int]]:
+    """The predictions of several files together, such as those of cross-fitting: one for each part of the rows.
+
+    Raises:
+        DataError: as `read_predicted`; or two files predict the same row, so that it is not clear which model to ask.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    origin: dict[str, str | Path] = {}
+    for path in paths:
+        part = read_predicted(path)
+        if shared := sorted(found.keys() & part.keys()):
+            raise DataError(
+                f"{path}: {len(shared)} rows are also in {origin[shared[0]]}, such as {shared[0]}; each row must be in "
+                "one file of predictions"
+            )
+        found |= part
+        origin |= dict.fromkeys(part, path)
     return found
 
 

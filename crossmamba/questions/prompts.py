@@ -44,6 +44,7 @@ _ASK = (
 )
 _MOST_SYNONYMS = 30
 _LONGEST = 300  # characters of a question
+_THOUGHTS = re.compile(r"^\s*<think>.*?(?:</think>|\Z)|^.*?</think>", re.S)  # some servers leave them in the answer
 _FENCE = re.compile(r"```[a-zA-Z]*")
 _TRAILING_COMMA = re.compile(r",\s*([}\]])")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -124,12 +125,13 @@ def _messages(system: str, given: dict[str, str]) -> Messages:
 def parse_pair(text: str) -> tuple[str, str]:
     """(verb question, noun question) of a reply.
 
-    Repaired are: text or a code fence around the object, and commas before a closing bracket. Nothing is guessed.
+    Repaired are: thoughts before it (<think>), text or a code fence around it, and commas before a closing bracket.
+    Nothing is guessed.
 
     Raises:
         BadReply: no JSON object, or without two questions of 1 to 300 characters.
     """
-    bare = _FENCE.sub("", text)
+    bare = _FENCE.sub("", _THOUGHTS.sub("", text))
     start, stop = bare.find("{"), bare.rfind("}")
     if start < 0 or stop < start:
         raise BadReply(f"no JSON object in the reply {_short(text)!r}")
@@ -154,12 +156,12 @@ def _clean(value: object) -> str:
 
 
 def clean_sentence(text: str) -> str:
-    """A description as one line.
+    """A description as one line, without the thoughts before it.
 
     Raises:
         BadReply: empty, or longer than 300 characters.
     """
-    sentence = _clean(text).strip("\"'` ")
+    sentence = _clean(_THOUGHTS.sub("", text)).strip("\"'` ")
     if not sentence or len(sentence) > _LONGEST:
         raise BadReply(f"the description is empty or longer than {_LONGEST} characters: {_short(text)!r}")
     return sentence

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from crossmamba.questions.cache import AnswerCache, answer_key
-from crossmamba.questions.chat import Chat, ChatError
+from crossmamba.questions.chat import Chat, ChatError, Reply
 from crossmamba.questions.masking import Masker
 from crossmamba.questions.prompts import (
     BadReply,
@@ -30,6 +30,7 @@ from crossmamba.questions.prompts import (
 __all__ = ["ChatBackend", "Counts", "Draft", "Plan", "QuestionBackend"]
 
 _WRITINGS = 3  # of a pair that names its own answer
+_CUT = "; the answer was cut at its most tokens: allow more (--max-tokens), above all if the model thinks first"
 
 
 @dataclass(frozen=True)
@@ -166,17 +167,21 @@ class ChatBackend:
             with self._lock:
                 self.counts.cached += 1
             return stored
+        of_pair = check is _checked_pair
+        reply = self._complete(messages, of_pair)
         try:
-            text = check(reply := self._complete(messages, check is _checked_pair))
+            text = check(reply.text)
         except BadReply:
-            again = (
-                ask_again(messages, reply, "This was not what was asked for.") if check is _checked_pair else messages
-            )
-            text = check(self._complete(again, check is _checked_pair))
+            again = ask_again(messages, reply.text, "This was not what was asked for.") if of_pair else messages
+            reply = self._complete(again, of_pair)
+            try:
+                text = check(reply.text)
+            except BadReply as error:
+                raise BadReply(f"{error}{_CUT}" if reply.cut else str(error)) from error
         self.cache.put(key, text)
         return text
 
-    def _complete(self, messages: Messages, json_object: bool) -> str:
+    def _complete(self, messages: Messages, json_object: bool) -> Reply:
         if self._over:
             raise ChatError(f"not asked: {self._over}")
         reply = self.chat.complete(messages, json_object=json_object)
@@ -184,7 +189,7 @@ class ChatBackend:
             self.counts.answers += 1
             self.counts.tokens_in += reply.tokens_in
             self.counts.tokens_out += reply.tokens_out
-        return reply.text
+        return reply
 
     def _key(self, messages: Messages, attempt: int) -> str:
         return answer_key(self.model, messages, self.chat.params, attempt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import http.server
+import json
 import shutil
 import ssl
 import subprocess
@@ -133,12 +134,23 @@ def test_an_endpoint_that_never_answers_ends_by_the_clock(way: str) -> None:
         assert len(server.seen) == 3
 
 
-def test_after_enough_silence_the_endpoint_counts_as_dead() -> None:
+def test_after_enough_silence_the_endpoint_counts_as_dead(caplog: pytest.LogCaptureFixture) -> None:
     with endpoint(lambda handler, number, body: handler.stall()) as server:
         with pytest.raises(ChatError, match="did not answer 3 requests in a row") as caught:
             chat(server.url, timeout=0.2, patience=3).complete(MESSAGES, json_object=False)
         assert caught.value.fatal
         assert len(server.seen) == 3
+    (said,) = caplog.messages  # once, and not only at the end
+    assert f"no answer from {server.url}/chat/completions within 0.2 s; asked again" in said
+
+
+def test_an_answer_that_was_all_thoughts_is_cut_and_not_asked_for_again() -> None:
+    choice = {"message": {"role": "assistant", "content": None, "reasoning": "Hm."}, "finish_reason": "length"}
+    content = json.dumps({"choices": [choice], "usage": {"completion_tokens": 120}}).encode()
+    with endpoint(lambda handler, number, body: handler.answer(content)) as server:
+        reply = chat(server.url).complete(MESSAGES, json_object=False)
+        assert len(server.seen) == 1
+    assert (reply.text, reply.cut, reply.tokens_out) == ("", True, 120)
 
 
 def test_a_dropped_connection_is_tried_again() -> None:

@@ -70,7 +70,8 @@ def test_it_writes_questions(folder: Path) -> None:
     chat = LocalChat(folder, max_tokens=40)
     reply = chat.complete([{"role": "user", "content": "one two"}], json_object=True)
     assert reply.text == PAIR
-    assert reply.tokens_in == 2
+    assert (reply.tokens_in, reply.cut) == (2, False)
+    assert LocalChat(folder, max_tokens=3).complete([{"role": "user", "content": "one"}], json_object=True).cut
     writer = ChatBackend(chat, Masker(VERBS, NOUNS), AnswerCache(None))
     questions = make_questions(ROWS[:2], "oracle", Masker(VERBS, NOUNS), backend=writer)
     assert [q.source for q in questions] == ["model", "model"]
@@ -83,6 +84,7 @@ def test_a_cut_answer_falls_back(folder: Path) -> None:
     question = make_questions(ROWS[:1], "oracle", Masker(VERBS, NOUNS), backend=writer)[0]
     assert question.source == "template_fallback"
     assert "JSON" in question.reason
+    assert "--max-tokens" in question.reason
 
 
 def test_a_prompt_beyond_the_window_and_a_stop(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class Script:
     model, concurrency = "script", 1
     params: dict[str, object] = {"t": 1}  # noqa: RUF012
 
-    def __init__(self, *replies: str | Exception) -> None:
+    def __init__(self, *replies: str | Reply | Exception) -> None:
         self.replies = list(replies)
         self.asked: list[list[dict[str, str]]] = []
         self.closed = False
@@ -46,7 +46,7 @@ class Script:
         reply = self.replies.pop(0)
         if isinstance(reply, BaseException):
             raise reply
-        return Reply(reply, 3, 2)
+        return reply if isinstance(reply, Reply) else Reply(reply, 3, 2)
 
     def close(self) -> None:
         self.closed = True
@@ -180,6 +180,27 @@ def test_prompts_name_words_to_avoid_and_hide_what_may_not_be_known() -> None:
     assert "narration: pick up lunch box" in describe_action(PROMPTS[0])[1]["content"]
     blind = Prompt(PROMPTS[0].answers, "")
     assert "narration" not in describe_action(blind)[1]["content"]
+
+
+def test_a_cut_answer_says_what_to_do() -> None:
+    thinking = Reply("<think>\nThe narration is about {a box", 3, 2, cut=True)
+    drafts = backend(Script(thinking, thinking)).generate(PROMPTS[:1])
+    assert "cut at its most tokens" in drafts[0].reason
+    assert "--max-tokens" in drafts[0].reason
+    drafts = backend(Script(SENTENCE, thinking, thinking)).generate(PROMPTS[:1])
+    assert "no JSON object" in drafts[0].reason
+    assert "--max-tokens" in drafts[0].reason
+    short = backend(Script(SENTENCE, "no", "no")).generate(PROMPTS[:1])
+    assert "--max-tokens" not in short[0].reason
+
+
+def test_thoughts_are_no_part_of_an_answer() -> None:
+    pair = "<think>\nWhat about {this}?\n</think>\n" + json.dumps(PAIR)
+    script = Script("<think></think>\n" + SENTENCE, pair)
+    draft = backend(script).generate(PROMPTS[:1])[0]
+    assert (draft.description, draft.verb_question) == (SENTENCE, PAIR["verb_question"])
+    assert SENTENCE in script.asked[1][1]["content"]
+    assert "think" not in script.asked[1][1]["content"]
 
 
 @pytest.mark.parametrize(
