@@ -23,7 +23,7 @@ norm, forward in time only. Two things of that code are options here and not the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,7 +184,7 @@ class SSMFusion(nn.Module):
     Parameter count with two modalities of width d and shared A: 7,517,184 at d 768, 13,299,712 at d 1024.
 
     Raises:
-        UsageError: no modality, or an unknown init or pad_mode.
+        UsageError: no modality, a name that cannot be one, or an unknown init or pad_mode.
     """
 
     additive = True
@@ -208,6 +208,7 @@ class SSMFusion(nn.Module):
         super().__init__()
         if not widths:
             raise UsageError("SSMFusion needs at least one modality: widths is empty")
+        check_names(widths)
         check_choice("init", init, INITS)
         check_choice("pad_mode", pad_mode, PAD_MODES)
         self.width, self.pad_mode, self.pool_first = width, pad_mode, pool_first
@@ -350,6 +351,16 @@ def check_tokens(
                 f"the mask of {name} is bool {tuple(given.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}"
             )
     return masks
+
+
+def check_names(names: Iterable[str]) -> None:
+    """UsageError for a modality's name that cannot be part of a parameter's name, such as "video.rgb"."""
+    for name in names:
+        if not name or "." in name or any(hasattr(kind(), name) for kind in (nn.ModuleDict, nn.ParameterDict)):
+            raise UsageError(
+                f"a modality cannot be named {name!r}: names must not be empty, have dots, or be those of torch's own "
+                "attributes, such as 'type' or 'keys'"
+            )
 
 
 def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossmamba.blocks.ssm_fusion import official_init_, sum_terms
+from crossmamba.blocks.ssm_fusion import INITS, check_choice, official_init_, sum_terms
 from crossmamba.encoders import VideoEncoder, build_video_encoder
 from crossmamba.errors import UsageError
 from crossmamba.models.baselines.vl_fusion import build_vl_fusion
@@ -312,6 +312,7 @@ def mambavl(
     Raises:
         UsageError: an unknown value; the message names the allowed ones.
     """
+    check_choice("init", init, INITS)
     encoder = None if video == "features" else build_video_encoder(video, **(video_args or {}))
     if encoder is None and video_args:
         raise UsageError(f'video="features" has no options, got {", ".join(video_args)}')
@@ -322,7 +323,7 @@ def mambavl(
         words=words,
         length=question_length,
         dim=text_dim,
-        **(text_args or {} if fusion != "none" else {}),
+        **({} if fusion == "none" else text_args or {}),
     )
     joined = build_vl_fusion(
         fusion,
@@ -352,8 +353,6 @@ def mambavl(
         for part in (side, text_proj, joined, model.video_proj, model.norms, model.verb_head, model.noun_head):
             if part is not None:
                 official_init_(part)
-    elif init != "paper":
-        raise UsageError(f"init is 'paper' or 'official', not {init!r}")
     return model
 
 

@@ -241,6 +241,9 @@ def test_wrong_calls():
         made({"video": tokens["video"]}, {"text": torch.ones(2, 5, dtype=torch.bool)})
     with pytest.raises(UsageError, match="init is one of paper, official"):
         fusion(init="other")
+    for name in ("", "video.rgb", "type", "keys"):
+        with pytest.raises(UsageError, match=f"a modality cannot be named '{name}'"):
+            SSMFusion({"text": 16, name: 16}, 16)
     with pytest.raises(UsageError, match="at least one modality"):
         SSMFusion({}, 16)
     with pytest.raises(UsageError, match="by is"):

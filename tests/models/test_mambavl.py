@@ -5,9 +5,12 @@ import torch
 
 from crossmamba import create_model, from_pretrained, list_models, save_pretrained
 from crossmamba.benchmarking.count import count_multiply_adds
+from crossmamba.blocks.ssm_fusion import official_init_
+from crossmamba.encoders.roberta import RobertaSize
 from crossmamba.errors import UsageError
 from crossmamba.models.baselines.vl_fusion import VL_FUSIONS
 from crossmamba.models.examples import default_seconds, example_inputs, few_seconds
+from crossmamba.models.mambavl_text import EncodedText
 
 WORDS = 30
 READING = tuple(name for name in VL_FUSIONS if name != "none")
@@ -107,12 +110,16 @@ def test_shapes_of_the_published_token_counts(tokens, width, fusion):
     assert (out.verb.shape, out.noun.shape) == ((2, 97), (2, 300))
 
 
-@pytest.mark.parametrize(("name", "tokens"), [("avion_b", 3137), ("avion_l", 4097), ("videomae_b", 1568)])
+@pytest.mark.parametrize(("name", "tokens"), [
+    ("avion_b", 3137), ("lavila_b", 3137), ("timesformer_b", 3137), ("vivit_b", 3137), ("clip_b", 3137),
+    ("videomae_b", 1568), ("avion_l", 4097), ("vjepa2_l", 1568),
+])  # fmt: skip
 def test_a_clip_through_a_full_size_model(name, tokens):
+    """Spec §6: 16 frames of 224 pixels, ViViT 32."""
     with torch.device("meta"):
         model = create_model(f"mambavl_{name}")
         assert model.encoder.dim == FULL[name]
-        seen = model.video_tokens(torch.empty(1, 3, 16, 224, 224))
+        seen = model.video_tokens(torch.empty(1, 3, 32 if name == "vivit_b" else 16, 224, 224))
         asked = torch.empty(1, 40, 768)
         text = model.text_proj(asked)
         fused = model.fusion({"video": seen, "text": text})
@@ -286,6 +293,31 @@ def test_official_initialisation_spares_the_encoder():
     assert all(torch.equal(value, untouched[name]) for name, value in model.encoder.state_dict().items())
 
 
+def test_only_official_initialisation_overwrites_pretrained_text():
+    """Spec §1.5: the released constructors lose RoBERTa's embeddings, and reset its norm."""
+
+    class Pretrained(torch.nn.Module):
+        dim, vocabulary, pad_id = 12, 30, 1
+
+        def __init__(self):
+            super().__init__()
+            self.words, self.norm = torch.nn.Embedding(30, 12), torch.nn.LayerNorm(12)
+            with torch.no_grad():
+                self.words.weight.fill_(7)
+                self.norm.weight.fill_(7)
+
+    kept, lost = EncodedText(Pretrained()), official_init_(EncodedText(Pretrained()))
+    assert (kept.encoder.words.weight == 7).all()
+    assert lost.encoder.words.weight.abs().max() <= (6 / (30 + 12)) ** 0.5
+    assert (lost.encoder.norm.weight == 1).all()
+    size = {"text": "roberta_embeddings", "text_args": {"size": RobertaSize(12, 1, 2, vocabulary=30, places=44)}}
+    found = {init: small(init=init, **size).text.encoder.tower for init in ("paper", "official")}
+    bound = (6 / (30 + 12)) ** 0.5
+    assert found["official"].word_embeddings.weight.abs().max() <= bound
+    assert found["official"].word_embeddings.weight.std() > 0.9 * bound / 3**0.5  # of a uniform law
+    assert found["paper"].word_embeddings.weight.std() < 0.9 * bound / 3**0.5
+
+
 @pytest.mark.parametrize(("proj", "kind"), [("auto", "Linear"), ("mlp", "Sequential"), ("pre_logits", "PreLogits")])
 def test_video_projections(proj, kind):
     model = small(video="features", video_args=None, video_dim=12, video_proj=proj)
@@ -351,7 +383,7 @@ def test_wrong_calls():
     for wrong, message in [
         ({"fusion": "sum"}, "fusion is one of"),
         ({"text": "bert"}, "text is one of"),
-        ({"init": "zero"}, "init is 'paper' or 'official'"),
+        ({"init": "zero"}, "init is one of paper, official, not 'zero'"),
         ({"video": "film"}, "no video encoder named 'film'"),
         ({"video": "features"}, "has no options, got width"),
         ({"video_proj": "conv"}, "video_proj is one of"),

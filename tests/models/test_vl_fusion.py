@@ -141,6 +141,9 @@ def test_first_alone_reads_nothing_else():
 def test_wrong_calls():
     with pytest.raises(UsageError, match="fusion is one of none, mlp"):
         fusion("sum")
+    for name in VL_FUSIONS:
+        with pytest.raises(UsageError, match=r"a modality cannot be named 'video\.rgb'"):
+            fusion(name, ("video.rgb", "text"))
     with pytest.raises(UsageError, match="pad_mode is one of masked, official"):
         fusion("mlp", pad_mode="none")
     with pytest.raises(UsageError, match=r"video has 9 tokens, this Transformer 8 positions.*positions=9"):

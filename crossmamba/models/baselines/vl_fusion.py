@@ -33,6 +33,7 @@ from crossmamba.blocks.ssm_fusion import (
     SSMBranch,
     SSMFusion,
     check_choice,
+    check_names,
     check_tokens,
     masked_mean,
     mean_of_packed,
@@ -62,6 +63,7 @@ class TokenFusion(nn.Module):
     def __init__(self, names: Sequence[str], width: int, pad_mode: str = "masked") -> None:
         super().__init__()
         check_choice("pad_mode", pad_mode, PAD_MODES)
+        check_names(names)
         self.names, self.width, self.pad_mode = tuple(names), width, pad_mode
 
     def checked(self, tokens: Mapping[str, Tensor], masks: Masks) -> Mapping[str, Tensor | None]:
