@@ -225,6 +225,11 @@ def _npz(path: Path) -> dict[str, Any]:
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except Exception as error:  # damaged archives raise many kinds
+        if "allow_pickle" in str(error):
+            raise DataError(
+                f"{path}: holds arrays of Python objects, which are pickles and can run code; save narration_id as "
+                "np.array(ids, dtype=str) and the scores as numbers"
+            ) from error
         raise DataError(f"{path}: cannot be read as a .npz file ({error})") from error
 
 

@@ -20,6 +20,7 @@ import json
 import math
 import os
 import re
+import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -217,8 +218,9 @@ def _object(pairs: list[tuple[str, Any]]) -> _Pairs | _Numbers:
 def _load(
     path: Path, narration_ids: Sequence[str] | None, challenge: str | None, verbs: int, nouns: int
 ) -> tuple[Submission | None, list[str]]:
+    text = _text(path)
     try:
-        content = json.loads(_text(path), object_pairs_hook=_object)
+        content = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(content, _Pairs):
@@ -303,6 +305,12 @@ def _id_problems(given: list[str], wanted: Sequence[str] | None) -> Iterator[str
             yield f"{text} {', '.join(sorted(names)[:_SHOWN])}{more}"
 
 
+def _no_number(scores: _Pairs) -> str:
+    """The first value of an object that is not `_Numbers`: no number, or more than float64 holds."""
+    key, value = next((k, v) for k, v in scores if type(v) not in (int, float) or abs(v) > sys.float_info.max)
+    return f"{key} is {str(value)[:40]!r}; expected a finite number"
+
+
 class _Reader:
     """Collects the entries of `results` as arrays."""
 
@@ -338,9 +346,8 @@ class _Reader:
 
     def _classes(self, slot: str, scores: Any, target: list[NDArray[np.float64]]) -> str | None:
         wanted = self.wanted[slot]
-        if isinstance(scores, _Pairs):
-            bad = next(((key, value) for key, value in scores if type(value) not in (int, float)), None)
-            return f"{slot} {bad[0]} is {str(bad[1])[:40]!r}; expected a number" if bad else f"no {slot} scores"
+        if isinstance(scores, _Pairs) and scores:
+            return f"{slot} {_no_number(scores)}"
         if not isinstance(scores, _Numbers):
             return f"no {slot} scores"
         values = scores.values
@@ -358,9 +365,11 @@ class _Reader:
 
     def _actions(self, scores: Any) -> str | None:
         kept = min(ACTIONS_KEPT, math.prod(self.classes.values()))
+        if isinstance(scores, _Pairs) and scores:
+            return f"action {_no_number(scores)}"
         if not isinstance(scores, _Numbers) or len(scores.keys) != kept:
-            count = len(scores.keys) if isinstance(scores, _Numbers | _Pairs) else 0
-            return f"{count} action scores; expected exactly {kept} numbers"
+            count = len(scores.keys) if isinstance(scores, _Numbers) else 0
+            return f"{count} action scores; expected exactly {kept}"
         pairs = np.empty((kept, 2), dtype=np.int64)
         for row, key in enumerate(scores.keys):
             match = _PAIR.fullmatch(key)

@@ -129,6 +129,9 @@ def test_files_that_are_refused(tmp_path: Path, rows: list[Row], scores: tuple) 
     (tmp_path / "d.npz").write_bytes((tmp_path / "b.npz").read_bytes()[:-30])
     with pytest.raises(DataError, match=r"d\.npz: cannot be read as a \.npz file"):
         read_epic_predictions(tmp_path / "d.npz")
+    np.savez(tmp_path / "o.npz", narration_id=np.array(names, object), verb_output=scores[0], noun_output=scores[1])
+    with pytest.raises(DataError, match=r"o\.npz: holds arrays of Python objects.*np\.array\(ids, dtype=str\)"):
+        read_epic_predictions(tmp_path / "o.npz")
     for wrong in (np.arange(20), np.array("P01_01_0")):
         np.savez(tmp_path / "c.npz", narration_id=wrong, verb_output=scores[0], noun_output=scores[1])
         with pytest.raises(DataError, match="narration_id must be a list of texts"):

@@ -109,6 +109,18 @@ def rename(mapping: dict, old: str, new: str) -> None:
     mapping[new] = mapping.pop(old)
 
 
+def first(content: dict) -> str:
+    """The first action of the entry."""
+    return next(iter(entry(content)["action"]))
+
+
+def twice(actions: dict) -> None:
+    """Another way to write the first pair takes the place of the last."""
+    actions.popitem()
+    verb, noun = next(iter(actions)).split(",")
+    actions[f"0{verb},{noun}"] = -9.0
+
+
 def to_probabilities(content: dict) -> None:
     entry(content)["verb"] = {str(i): 1 / 97 for i in range(97)}
 
@@ -134,6 +146,12 @@ DEFECTS: dict[str, tuple[Callable[[dict], Any], str]] = {
     "bool": (lambda c: entry(c)["verb"].update({"4": True}), "verb 4 is 'True'"),
     "99 actions": (lambda c: entry(c)["action"].popitem(), "99 action scores; expected exactly 100"),
     "no actions": (lambda c: entry(c).pop("action"), "1 segments have no action scores and 2 have"),
+    "empty action": (lambda c: entry(c).update(action={}), "0 action scores; expected exactly 100"),
+    "action twice": (lambda c: twice(entry(c)["action"]), "an action comes more than once"),
+    "action NaN": (lambda c: entry(c)["action"].update({first(c): float("nan")}), "action score is no finite number"),
+    "action text": (lambda c: entry(c)["action"].update({first(c): "1"}), "action .*is '1'; expected a finite number"),
+    "huge number": (lambda c: entry(c)["verb"].update({"4": 10**400}), "verb 4 is '1000.*finite number"),
+    "entry a list": (lambda c: c["results"].update({NAMES[1]: [1]}), "narration P01_101_1: the entry is no object"),
     "action form": (lambda c: rename(entry(c)["action"], next(iter(entry(c)["action"])), "1-2"), "action '1-2'"),
     "action range": (lambda c: rename(entry(c)["action"], next(iter(entry(c)["action"])), "97,0"), "'97,0' is beyond"),
     "probabilities": (to_probabilities, "verb scores of narration P01_101_1 are probabilities"),
@@ -163,11 +181,12 @@ def test_a_key_that_comes_twice_is_found(tmp_path: Path, scores: Scores) -> None
 
 
 def test_files_that_cannot_be_opened(tmp_path: Path, scores: Scores) -> None:
-    with pytest.raises(DataError, match="no such submission"):
-        read_submission(tmp_path / "none.zip")
+    for name in ("none.zip", "none.json"):
+        with pytest.raises(DataError, match=rf"^{tmp_path / name}: there is no such submission file$"):
+            read_submission(tmp_path / name)
     bad = tmp_path / "bad.zip"
     bad.write_bytes(b"PK no zip")
-    with pytest.raises(DataError, match=r"bad\.zip: cannot be read"):
+    with pytest.raises(DataError, match=rf"^{bad}: cannot be read \(File is not a zip file\)$"):
         read_submission(bad)
     with zipfile.ZipFile(bad, "w") as archive:
         archive.writestr("results.json", "{}")
