@@ -12,7 +12,6 @@ import json
 import re
 import wave
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -30,6 +29,7 @@ from crossmamba.data.avsbench_files import (
     read_wav,
     subset_name,
 )
+from crossmamba.data.findings import Finding, Findings
 from crossmamba.data.images import picture_mode, read_colours, read_frame
 from crossmamba.data.logmel import SAMPLE_RATE
 from crossmamba.data.logmel_file import UnsafePickleError, read_log_mel
@@ -44,28 +44,11 @@ OFFICIAL_CLIPS: dict[Subset, dict[str, int]] = {
 }
 OFFICIAL_SIDE = 224  # pixels
 SHORTEST_SOUND = 0.975  # seconds: one VGGish example
-_SHOWN = 8  # findings of one kind in the text
 _SOURCE = re.compile(r"_\d+_\d+$")  # YouTube id + `_start_end`
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Something wrong or odd.
-
-    Attributes:
-        kind: a short name, the same for the same trouble: `missing`, `unreadable`, `size`, `mask values`, `sound`,
-            `unsafe pickle`, `index`, `counts`, `overlap`, `extra`, ...
-        path: of the file.
-        message: what is wrong, with the path.
-    """
-
-    kind: str
-    path: str
-    message: str
-
-
 @dataclass
-class VerifyReport:
+class VerifyReport(Findings):
     """What `verify_avsbench` found.
 
     Attributes:
@@ -89,11 +72,6 @@ class VerifyReport:
     problems: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
 
-    @property
-    def ok(self) -> bool:
-        """True if there is no problem; notes do not count."""
-        return not self.problems
-
     def to_json(self) -> dict[str, object]:
         """A plain dict of everything, all findings included."""
         return {**asdict(self), "sizes": dict(self.sizes), "mask_modes": dict(self.mask_modes), "ok": self.ok}
@@ -107,24 +85,11 @@ class VerifyReport:
             lines.append(f"  {split:5} {self.clips.get(split, 0):6d} clips{wanted}")
         frames, masks = _counts(self.sizes), _counts(self.mask_modes)
         lines.append(f"  {self.files} files read; frames {frames}; masks in mode {masks}")
-        for title, findings in (("PROBLEM", self.problems), ("note", self.notes)):
-            lines += _listed(title, findings)
-        what = f"{len(self.problems)} problems" if self.problems else "no problem"
-        return "\n".join([*lines, f"{what}, {len(self.notes)} notes"])
+        return "\n".join([*lines, *self.told()])
 
 
 def _counts(counter: Counter[str]) -> str:
     return ", ".join(f"{name} ({count})" for name, count in counter.most_common(6)) or "none"
-
-
-def _listed(title: str, findings: list[Finding]) -> Iterator[str]:
-    by_kind: dict[str, list[Finding]] = defaultdict(list)
-    for finding in findings:
-        by_kind[finding.kind].append(finding)
-    for kind, members in by_kind.items():
-        yield from (f"  {title} {kind}: {member.message}" for member in members[:_SHOWN])
-        if len(members) > _SHOWN:
-            yield f"  {title} {kind}: ... and {len(members) - _SHOWN} more (--json lists all)"
 
 
 def verify_avsbench(
@@ -166,6 +131,7 @@ class _Check:
         self.report = VerifyReport(str(home), subset, expected_from=source)
         if compare:
             self.report.expected = {s: int(world["clips"][s]) for s in SPLITS} if world else OFFICIAL_CLIPS[subset]
+        self.problem, self.note = self.report.problem, self.report.note
         self.known: set[Path] = set()  # every file that the loader may open
         self.pictures: dict[str, ClipEntry] = {}  # hash of a clip's frames -> first clip with them
         self.has_pickles, self.has_wavs = ((self.files.data / f"audio_{n}").is_dir() for n in ("log_mel", "wav"))
@@ -178,12 +144,6 @@ class _Check:
             self._sound(entry)
         self._extra_files()
         return self.report
-
-    def problem(self, kind: str, path: Path, message: str) -> None:
-        self.report.problems.append(Finding(kind, str(path), message))
-
-    def note(self, kind: str, path: Path, message: str) -> None:
-        self.report.notes.append(Finding(kind, str(path), message))
 
     def failed(self, path: Path, error: DataError) -> None:
         """Files a reader's error under its kind."""

@@ -32,6 +32,7 @@ from crossmamba.encoders.vit import (
     VitSize,
     drop_path_rates,
     inflate_frames,
+    place_tokens,
     split_heads,
 )
 from crossmamba.errors import CheckpointError
@@ -85,12 +86,9 @@ class AvionEncoder(EgoEncoder):
 
     def tokens_of(self, clip: Tensor) -> Tensor:
         """See `EgoEncoder.tokens_of`."""
-        batch, frames = clip.shape[0], clip.shape[2]
         patches = self.conv1(clip.transpose(1, 2).flatten(0, 1)).flatten(2).transpose(1, 2)  # (B T, P, d)
-        places = self.positional_embedding[1:] + self.temporal_embedding[:, None]  # (T, P, d)
-        cls = (self.class_embedding + self.positional_embedding[0]).expand(batch, 1, -1)
-        x = torch.cat([cls, (patches.unflatten(0, (batch, frames)) + places).flatten(1, 2)], dim=1)
-        x = self.ln_pre(x)
+        x = place_tokens(patches, self.class_embedding, self.positional_embedding, self.temporal_embedding)
+        x = self.ln_pre(x)  # (B, 1 + T P, d)
         for block in self.blocks:
             x = self._run(block, x)
         return self.ln_post(x)

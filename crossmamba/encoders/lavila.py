@@ -34,6 +34,7 @@ from crossmamba.encoders.vit import (
     VitSize,
     drop_path_rates,
     inflate_frames,
+    place_tokens,
     split_heads,
 )
 from crossmamba.errors import CheckpointError
@@ -90,14 +91,11 @@ class LavilaEncoder(EgoEncoder):
 
     def tokens_of(self, clip: Tensor) -> Tensor:
         """See `EgoEncoder.tokens_of`."""
-        batch, frames = clip.shape[0], clip.shape[2]
         patches = self.patch_embed["proj"](clip.transpose(1, 2).flatten(0, 1)).flatten(2).transpose(1, 2)  # (B T, P, d)
-        places = self.pos_embed[:, 1:] + self.temporal_embed[0, :, None]  # (T, P, d)
-        cls = (self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)
-        x = torch.cat([cls, (patches.unflatten(0, (batch, frames)) + places).flatten(1, 2)], dim=1)
-        x = self.ln_pre(x)
+        x = place_tokens(patches, self.cls_token[0, 0], self.pos_embed[0], self.temporal_embed[0])
+        x = self.ln_pre(x)  # (B, 1 + T P, d)
         for block in self.blocks:
-            x = self._run(block, x, frames)
+            x = self._run(block, x, clip.shape[2])
         return self.norm(x)
 
     def translate(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ __all__ = [
     "VitSize",
     "drop_path_rates",
     "inflate_frames",
+    "place_tokens",
     "split_heads",
 ]
 
@@ -184,6 +185,20 @@ class EgoEncoder(VideoEncoder):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
+
+
+def place_tokens(patches: Tensor, cls: Tensor, positions: Tensor, times: Tensor) -> Tensor:
+    """x_0 of both encoders: the class token and all patches of a clip, with where and when they are added.
+
+    Args:
+        patches: (B T, P, d). cls: (d,). positions: (1 + P, d), the class token's first. times: (T, d).
+
+    Returns:
+        (B, 1 + T P, d).
+    """
+    patches = patches.unflatten(0, (-1, len(times))) + (positions[1:] + times[:, None])  # (B, T, P, d)
+    first = (cls + positions[0]).expand(len(patches), 1, -1)
+    return torch.cat([first, patches.flatten(1, 2)], dim=1)
 
 
 def inflate_frames(temporal: Tensor, frames: int) -> Tensor:

@@ -6,15 +6,16 @@ harm (shared videos between splits, other counts than the official ones, a T oth
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from tqdm import tqdm
 
+from crossmamba.data.findings import Finding, Findings
 from crossmamba.data.media import audio_blocks, frames_at, probe
 from crossmamba.data.qa import annotations as music
 from crossmamba.data.qa import avqa_rows as choice
@@ -23,7 +24,6 @@ from crossmamba.data.qa.features import FEATURES, MAX_SECONDS, FeatureStore, fea
 from crossmamba.data.qa.raw import video_file
 from crossmamba.data.qa.splits import video_overlap
 from crossmamba.data.qa.templates import TYPES
-from crossmamba.data.verify import Finding
 from crossmamba.errors import DataError
 
 __all__ = ["OFFICIAL_QUESTIONS", "QuestionReport", "SplitSummary", "verify_questions"]
@@ -39,8 +39,6 @@ OFFICIAL_QUESTIONS: dict[str, dict[str, tuple[int, ...]]] = {
     },
 }
 """Questions of each type (spec §3.1); the train files could not be counted."""
-
-_SHOWN = 10  # findings of one kind in the text
 
 
 @dataclass
@@ -58,7 +56,7 @@ class SplitSummary:
 
 
 @dataclass
-class QuestionReport:
+class QuestionReport(Findings):
     """What `verify_questions` found.
 
     Attributes:
@@ -79,11 +77,7 @@ class QuestionReport:
     silent: list[str] = field(default_factory=list)
     problems: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """True if there is no problem; notes do not count."""
-        return not self.problems
+    shown: ClassVar[int] = 10
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict of everything, all findings included."""
@@ -106,20 +100,7 @@ class QuestionReport:
             lines.append(f"  {name}: {files} files read; {lengths or 'none'}")
         if self.videos is not None:
             lines.append(f"  {self.videos} raw videos opened, {len(self.silent)} without sound")
-        for title, findings in (("PROBLEM", self.problems), ("note", self.notes)):
-            lines += _listed(title, findings)
-        what = f"{len(self.problems)} problems" if self.problems else "no problem"
-        return "\n".join([*lines, f"{what}, {len(self.notes)} notes"])
-
-
-def _listed(title: str, findings: list[Finding]) -> Iterator[str]:
-    by_kind: dict[str, list[Finding]] = defaultdict(list)
-    for finding in findings:
-        by_kind[finding.kind].append(finding)
-    for kind, members in by_kind.items():
-        yield from (f"  {title} {kind}: {member.message}" for member in members[:_SHOWN])
-        if len(members) > _SHOWN:
-            yield f"  {title} {kind}: ... and {len(members) - _SHOWN} more (--json lists all)"
+        return "\n".join([*lines, *self.told()])
 
 
 def verify_questions(
@@ -164,16 +145,11 @@ class _Check:
     def __init__(self, root: Path, dataset: str, version: Version, progress: bool | None) -> None:
         self.root, self.version = root, version
         self.report = QuestionReport(str(root), dataset)
+        self.problem, self.note = self.report.problem, self.report.note
         self.is_choice = dataset == "avqa"
         self.rows: dict[str, Sequence[Any]] = {}
         self.lengths: dict[str, dict[str, int]] = {}  # kind -> video -> T
         self._hidden = None if progress is None else not progress
-
-    def problem(self, kind: str, path: Path | str, message: str) -> None:
-        self.report.problems.append(Finding(kind, str(path), message))
-
-    def note(self, kind: str, path: Path | str, message: str) -> None:
-        self.report.notes.append(Finding(kind, str(path), message))
 
     def annotations(self) -> None:
         failures = []
