@@ -17,12 +17,15 @@ each input read once and each output written once, at the measured bandwidth of 
 Three floors are shown. `exp` and `FMA` alone are bounds for any machine; the larger is the one that goals are about,
 with that of the bytes. `exp then FMA` is their sum without the exponentials' own multiplications: a bound only where
 both share all vector ports (Intel's 512-bit units), and beatable elsewhere. `core loop` is the rate of the kernel's
-own inner loop on data in the first cache.
+own inner loop on data in the first cache. Where 512-bit multiply-adds slow down beside loads and stores, as on the
+Intel machine of the results, no loop that keeps its states in memory comes near `exp then FMA`: multiply-adds with an
+operand from the first cache are measured beside those in registers to show it.
 """
 
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
+from math import nan
 
 from crossmamba.benchmarking.problems import Shape
 
@@ -42,12 +45,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the machine can do in a second; `flops` counts a fused multiply-add as two."""
+    """What the machine can do in a second; `flops` counts a fused multiply-add as two. NaN: not measured."""
 
     exps: float
     flops: float
     bytes: float
     updates: float
+    updates_backward: float = nan
+    flops_from_L1: float = nan
 
 
 def fastest(*measured: Limits) -> Limits:
@@ -97,4 +102,5 @@ def machine_limits(threads: int) -> Limits:
     """
     from crossmamba.ops.native import probe
 
-    return Limits(*(probe(what, threads) for what in ("exp", "fma", "read", "core")))
+    names = ("exp", "fma", "read", "core", "core backward", "fma from L1")
+    return Limits(*(probe(what, threads) for what in names))

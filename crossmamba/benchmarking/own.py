@@ -180,7 +180,9 @@ def machine(thread_count: int) -> list[Row]:
         "exponentials": (found.exps / 1e9, "G/s"),
         "multiply-adds": (found.flops / 1e9, "GFLOP/s"),
         "reading": (found.bytes / 1e9, "GB/s"),
+        "multiply-adds with an operand from the first cache": (found.flops_from_L1 / 1e9, "GFLOP/s"),
         "core loop, state updates": (found.updates / 1e9, "G/s"),
+        "core loop of backward, state updates": (found.updates_backward / 1e9, "G/s"),
     }
     return [
         Row(f"{what}: {name}", f"{thread_count} threads", value=value, unit=unit)
@@ -203,8 +205,9 @@ def share_of_limits(shape: Shape, backend: str, calls: int, budget: float) -> li
     rows = []
     for name, each in taken.items():
         floors = limits.floors(work[name], found)
-        if name == "forward":
-            floors["core loop"] = work[name].updates / found.updates
+        core = found.updates if name == "forward" else found.updates_backward
+        if core == core:  # measured
+            floors["core loop"] = work[name].updates / core
         for floor, least in floors.items():
             judged = floor in ("largest of exp, FMA, bytes", "exp then FMA")
             beaten = min(each) < least and floor != "exp then FMA"  # which is no bound everywhere

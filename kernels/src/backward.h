@@ -15,6 +15,9 @@ enum Field { DELTA, X, W, Y, S, Q, FIELDS };
 constexpr int RECORD = FIELDS * VW;
 constexpr int RECORDS = CHUNK * RECORD + 16 * VW;  // of a vector; not a multiple of 4 KiB, which would make its lines compete with the next one's
 
+// Vectors of channels that go through the core together: they share the traffic of the sums for B and C.
+constexpr int JOINT = VW == 16 ? 2 : 1;
+
 struct BackwardOperands {  // of NB states of JV vectors; strides between vectors in floats
     float *record;
     const float *const *B, *const *C;

@@ -6,9 +6,6 @@
 
 namespace CM_NAMESPACE {
 
-// Vectors of channels that go through the core together: they share the traffic of the sums for B and C.
-constexpr int JOINT = VW == 16 ? 2 : 1;
-
 class BackwardPass {
   public:
     BackwardPass(const cm_scan &scan, const Packed &packed, const Partials &partials)

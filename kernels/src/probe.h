@@ -3,6 +3,7 @@
 
 #include <chrono>
 
+#include "backward.h"
 #include "forward.h"
 
 namespace CM_NAMESPACE {
@@ -92,6 +93,40 @@ static double probe(int64_t what, int64_t threads, int64_t repeats) {
                                                         n == 0, nullptr, 0, ahead, exp);
             keep(load(y));
             keep(load(h));
+        });
+    if (what == 4)
+        return rate(threads, (double)repeats * CHUNK * 16 * JOINT * VW, [=] {
+            Exp exp;
+            constexpr int NB = 4, STATES = 16 * VW;
+            alignas(64) static thread_local float record[JOINT * RECORDS], trace[(CHUNK + 1) * 16 * VW], sums[CHUNK * 2 * STATES];
+            alignas(64) static thread_local float A[JOINT * STATES], kept[JOINT * STATES], adjoint[JOINT * STATES], dA[JOINT * STATES];
+            alignas(64) float projection[16];
+            const float *rows[CHUNK];
+            for (float &x : record) x = 0.01f;
+            for (int i = 0; i < JOINT * STATES; i++) A[i] = -1.0f, kept[i] = 0.1f, adjoint[i] = 0.1f;
+            for (int i = 0; i < 16; i++) projection[i] = 0.5f;
+            for (int t = 0; t < CHUNK; t++) rows[t] = projection;
+            BackwardOperands o = {record, rows, rows, A, nullptr, nullptr, kept, adjoint, dA, nullptr, nullptr, sums, trace, 0, 16, CHUNK};
+            for (int64_t r = 0; r < repeats; r++)
+                for (o.n = 0; o.n < 16; o.n += NB) core_backward<NB, JOINT, FAST, true, false, false>(o, exp);
+            keep(load(adjoint));
+        });
+    if (what == 5)  // each with an operand from the first cache
+        return rate(threads, (double)repeats * 2 * V * 2 * VW, [=] {
+            alignas(64) float data[2 * V * VW];
+            vf a[2 * V], m = splat(0.999f);
+            for (int i = 0; i < 2 * V * VW; i++) data[i] = 1e-3f;
+            UNROLL
+            for (int i = 0; i < 2 * V; i++) a[i] = splat((float)i);
+            for (int64_t r = 0; r < repeats; r++) {
+                UNROLL
+                for (int i = 0; i < 2 * V; i++) {
+                    a[i] = fma(a[i], m, load(data + i * VW));
+                    asm volatile("" : IN_REGISTER(a[i]) : : "memory");
+                }
+            }
+            UNROLL
+            for (int i = 0; i < 2 * V; i++) keep(a[i]);
         });
     return 0.0;
 }

@@ -22,7 +22,7 @@ ABI = 2  # CROSSMAMBA_ABI of kernels/src/scan.h
 INSTRUCTION_SETS = {"baseline": 0, "avx2": 1, "avx512": 2}
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 STATUS = {1: "no memory for the kernels' scratch", 2: "the processor lacks that instruction set"}
-PROBES = {"exp": (0, 1 << 22), "fma": (1, 1 << 22), "read": (2, 4), "core": (3, 1 << 13)}
+PROBES = {"exp": (0, 1 << 22), "fma": (1, 1 << 22), "read": (2, 4), "core": (3, 1 << 13), "core backward": (4, 1 << 12), "fma from L1": (5, 1 << 22)}
 
 _forked = False
 
@@ -155,8 +155,9 @@ def probe(what: str, threads: int | None = None, isa: str | None = None) -> floa
     """A limit of this machine, measured with the kernels' own instructions.
 
     Args:
-        what: "exp" (exponentials a second), "fma" (float operations a second), "read" (bytes a second from memory)
-            or "core" (state updates a second of the forward scan's inner loop in L1).
+        what: "exp" (exponentials a second), "fma" (float operations a second), "fma from L1" (the same, each with an
+            operand from the first cache), "read" (bytes a second from memory), "core" or "core backward" (state updates
+            a second of the forward or backward scan's inner loop on data in the first cache).
         threads: default torch's number. isa: default the best.
     """
     found = native_library()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ SUM_ELEMENTS = 1024
 """Elements that a program of `sum_parts_kernel` adds up."""
 REGISTERS = 255
 """What a thread of `scan_backward_kernel` may use: all, as plans count on 8 warps of a multiprocessor, no more."""
+ADJOINT_REGISTERS = 128
+"""What a thread of `chunk_adjoint_kernel` may use in programs of 2 to 8 warps, so that 16 of them reside: left alone,
+sm_100's assembler stops at 80 with 64 states and spills 8 bytes. A single warp's programs take up to 90 unasked."""
 SUM_REGISTERS = 128
 """What a thread of `sum_parts_kernel` may use, 16 warps of a multiprocessor: with 64 three groups spilled on sm_80."""
 
@@ -51,9 +55,13 @@ def _carried(scan: Scan, d_out: Any, d_state: Tensor, d_initial: Tensor | None) 
     """The adjoint that enters each chunk from its right, (B, K, chunks, N, D)."""
     from crossmamba.ops.triton.kernels_adjoint import chunk_adjoint_kernel
 
-    shape = scan.shape
+    warps, how = scan.config.warps, scan.how
+    if warps > 8:  # 128 registers are all that there are: with four steps in flight sm_100 spilled 24 bytes
+        how = replace(how, steps=2)
+    registers = ADJOINT_REGISTERS if 1 < warps <= 8 else None
     ends, sums = scan.tile_space(scan.chunks), scan.row_space()
-    scan.start(chunk_adjoint_kernel, scan.programs * shape.routes * scan.chunks, d_out=d_out, ends=ends, sums=sums)
+    found: dict[str, Any] = {"d_out": d_out, "ends": ends, "sums": sums, "how": how}
+    scan.start(chunk_adjoint_kernel, scan.programs * scan.shape.routes * scan.chunks, registers=registers, **found)
     scan.carry(ends, sums, d_state, d_initial, backwards=True)
     return ends
 

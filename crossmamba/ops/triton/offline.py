@@ -27,13 +27,18 @@ from crossmamba.ops.triton.launch import processors, shape_of
 from crossmamba.ops.triton.plan import Shape
 
 WARP = {"cuda": 32, "hip": 64}
+ATOMICS = ("ATOM", "ATOMG", "ATOMS", "RED", "REDG", "REDAS")
+"""NVIDIA's instructions that read and write memory in one. (REDUX is a sum over a warp.)"""
+AMD_ATOMIC = r"^\s+(?:\w+_atomic\w*|ds_(?:add|sub|min|max|and|or|xor|cmpst)_\w+)"
+"""AMD's: global_atomic_add_f32 and so on; in shared memory ds_add_u32 and so on."""
 
 
 class Compiled(NamedTuple):
     """A kernel compiled for a target.
 
     registers: of a thread. spilled: bytes of local memory of a thread, 0 if all fits the registers. shared: bytes of a
-    program. exchanges, barriers: instructions of that kind in the binary (NVIDIA). seconds: what compiling took.
+    program. exchanges, barriers: instructions of that kind in the binary (NVIDIA). atomics: instructions that read and
+    write memory in one. seconds: what compiling took.
     """
 
     kernel: str
@@ -44,6 +49,7 @@ class Compiled(NamedTuple):
     instructions: int
     exchanges: int
     barriers: int
+    atomics: int
     seconds: float
 
 
@@ -108,7 +114,8 @@ def _describe(name: str, kernel: Any, seconds: float, backend: str) -> Compiled:
         text = kernel.asm["amdgcn"]
         registers = int(_find(r"\.vgpr_count:\s+(\d+)", text))
         spilled = int(_find(r"\.private_segment_fixed_size:\s+(\d+)", text))
-        return Compiled(name, warps, registers, spilled, shared, 0, 0, text.count("s_barrier"), seconds)
+        atomics = len(re.findall(AMD_ATOMIC, text, re.MULTILINE))
+        return Compiled(name, warps, registers, spilled, shared, 0, 0, text.count("s_barrier"), atomics, seconds)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "kernel.cubin")
         with open(path, "wb") as file:
@@ -125,6 +132,7 @@ def _describe(name: str, kernel: Any, seconds: float, backend: str) -> Compiled:
         len(operations),
         operations.count("SHFL"),
         operations.count("BAR"),
+        sum(operation in ATOMICS for operation in operations),
         seconds,
     )
 
