@@ -22,7 +22,14 @@ ABI = 2  # CROSSMAMBA_ABI of kernels/src/scan.h
 INSTRUCTION_SETS = {"baseline": 0, "avx2": 1, "avx512": 2}
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 STATUS = {1: "no memory for the kernels' scratch", 2: "the processor lacks that instruction set"}
-PROBES = {"exp": (0, 1 << 22), "fma": (1, 1 << 22), "read": (2, 4), "core": (3, 1 << 13), "core backward": (4, 1 << 12), "fma from L1": (5, 1 << 22)}
+PROBES = {
+    "exp": (0, 1 << 22),
+    "fma": (1, 1 << 22),
+    "read": (2, 4),
+    "core": (3, 1 << 13),
+    "core backward": (4, 1 << 12),
+    "fma from L1": (5, 1 << 22),
+}
 
 _forked = False
 
