@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crossmamba.data.epic.annotations import COLUMNS
 from crossmamba.data.media import frames_at, probe
 from crossmamba.data.synth.kitchen import (
     ACTIONS,
@@ -25,7 +26,7 @@ from crossmamba.data.synth.kitchen import (
     synthesize,
     synthesize_epic100,
 )
-from crossmamba.data.synth.kitchen.annotations import COLUMNS, TIMED
+from crossmamba.data.synth.kitchen.annotations import TIMED
 from crossmamba.data.synth.kitchen.plan import Segment
 from crossmamba.errors import DataError, UsageError
 
@@ -245,7 +246,9 @@ def test_video_ids_are_unique_and_of_both_kinds() -> None:
 def test_ceilings_and_summary(root: Path) -> None:
     found = json.loads((root / "truth" / "ceilings.json").read_text(encoding="utf-8"))
     assert set(found["anticipation"]) == {"val", "test"}
-    assert set(found["anticipation"]["val"]["all"]) == {"segments", "true_past", "seen_past", "last_action", "prior"}
+    assert set(found["anticipation"]["val"]["all"]) == {
+        *("segments", "true_past", "seen_past", "last_action", "seen_window", "prior")
+    }
     made = summarize_epic100(root)
     assert made["videos"] == SMALL
     assert made["segments"]["train"] == len(table(root / "EPIC_100_train.csv")[1])

@@ -363,6 +363,10 @@ def test_reference_scores_stand_in_their_order(planned: dict[str, list[Video]]) 
             assert ahead["true_past"][task]["top1"] > ahead["last_action"][task]["top1"] > ahead["prior"][task]["top1"]
             assert ahead["true_past"][task]["mt5r_lift"] > ahead["prior"][task]["mt5r"] + 15
             assert ahead["true_past"][task]["top5"] < 100  # not everything can be foreseen
+            assert ahead["seen_window"][task]["top1"] > ahead["prior"][task]["top1"]
+            assert ahead["seen_window"][task]["top1"] < ahead["last_action"][task]["top1"]
+        assert ahead["true_past"]["action"]["mt5r_heads"] < ahead["true_past"]["action"]["mt5r_lift"]
+        assert ahead["prior"]["action"]["mt5r_heads"] < ahead["seen_window"]["action"]["mt5r_heads"]
     seen = found["recognition"]["val"]["all"]
     assert seen["true_noun"]["noun"]["top1"] == 100
     assert seen["prior"]["verb"]["top1"] < seen["true_noun"]["verb"]["top1"] < 60
