@@ -13,7 +13,7 @@ from crossmamba.demo import avs as demo
 from crossmamba.demo import common
 from crossmamba.demo.avs import QUICK, DemoSettings, epochs_of
 from crossmamba.demo.avs_page import score_rows, seconds_of
-from crossmamba.demo.common import DemoFolder, choose_folder, finish, start
+from crossmamba.demo.common import DemoFolder, choose_folder, finish, page_links, page_video, start, train_command
 from crossmamba.errors import CrossmambaError, DataError, UsageError
 
 SCORED = {"M_J": 0.8, "M_F": 0.9, "black_kept": 1.0, "M_J_per_second": [t / 10 for t in range(1, 11)]}
@@ -58,6 +58,31 @@ def test_a_failed_stage_is_done_again(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         DemoFolder(tmp_path, QUICK).stage("data", "first", fail)
     assert not DemoFolder(tmp_path, QUICK).done("data")
+
+
+def test_a_training_begins_or_goes_on(tmp_path: Path) -> None:
+    begun = train_command("avs/demo", tmp_path / "run", 3, tmp_path / "data", "--a", "b")
+    assert begun[:3] == ("train", "--config", "avs/demo")
+    assert begun[-2:] == ("--a", "b")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    resumed = train_command("avs/demo", tmp_path / "run", 3, tmp_path, "--a", "b")
+    assert resumed == ("train", "--resume", str(tmp_path / "run"))
+
+
+def test_what_is_said_and_linked_is_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "predict").mkdir()
+    (tmp_path / "predict" / "result.json").touch()
+    folder = DemoFolder(tmp_path, QUICK)
+    folder.say_where(("predict/result.json", "predict/absent.mp4"), "Try:")
+    assert capsys.readouterr().out == f"Open:\n  {tmp_path / 'predict' / 'result.json'}\nTry:\n"
+    files = (tmp_path / "predict" / "result.json", tmp_path / "scores.json")
+    assert page_links(tmp_path, *files) == [("result.json", "predict/result.json")]
+    assert page_video(tmp_path / "absent.mp4", 1.0) == page_video(None, 1.0) == {"video": None, "poster": None}
+    folder.announce("crossmamba demo x", 90.0, ("one\nmore", "two"), "Beware.")
+    said = capsys.readouterr().out
+    first = f"crossmamba demo x, in {tmp_path} (about 2 minutes on two CPU cores)"
+    assert said.splitlines() == [first, "  1. one", "     more", "  2. two", "Beware.", ""]
 
 
 @pytest.mark.parametrize(

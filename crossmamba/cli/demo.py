@@ -71,14 +71,20 @@ def _avs(args: argparse.Namespace, out: str) -> None:
     run_demo(out, settings, predict=not args.no_predict)
 
 
-def _avqa(args: argparse.Namespace, out: str) -> None:
-    from crossmamba.demo.avqa import QUICK, AVQADemoSettings, run_avqa_demo
-
-    settings = replace(QUICK if args.quick else AVQADemoSettings(), seed=args.seed)
+def _as_asked(args: argparse.Namespace, settings: Any) -> Any:
+    """Settings with the seed, the epochs and the training videos that were asked for."""
+    settings = replace(settings, seed=args.seed)
     if args.epochs:
         settings = replace(settings, epochs=args.epochs)
     if args.videos:
         settings = replace(settings, videos=(args.videos, *settings.videos[1:]))
+    return settings
+
+
+def _avqa(args: argparse.Namespace, out: str) -> None:
+    from crossmamba.demo.avqa import QUICK, AVQADemoSettings, run_avqa_demo
+
+    settings = _as_asked(args, QUICK if args.quick else AVQADemoSettings())
     if args.models:
         settings = replace(settings, models=tuple(dict.fromkeys(args.models)))
     run_avqa_demo(out, settings, predict=not args.no_predict)
@@ -87,9 +93,5 @@ def _avqa(args: argparse.Namespace, out: str) -> None:
 def _action(args: argparse.Namespace, out: str) -> None:
     from crossmamba.demo.action import QUICK, ActionDemoSettings, run_action_demo
 
-    settings = replace(QUICK if args.quick else ActionDemoSettings(), seed=args.seed)
-    if args.epochs:
-        settings = replace(settings, epochs=args.epochs)
-    if args.videos:
-        settings = replace(settings, videos=(args.videos, *settings.videos[1:]))
+    settings = _as_asked(args, QUICK if args.quick else ActionDemoSettings())
     run_action_demo(out, settings, predict=not args.no_predict)
