@@ -18,6 +18,10 @@ class Endpoint:
 
     `http://host`, `http://host/v1` and the whole URL all mean `http://host/v1/chat/completions`.
 
+    Attributes:
+        target: what the request line names: the path, or the whole URL where a proxy is asked to fetch it.
+        extra: headers that the proxy wants.
+
     Raises:
         UsageError: no http or https URL, or one with a password in it.
     """
@@ -40,10 +44,10 @@ class Endpoint:
         self._tls, self._host, self._port = parts.scheme == "https", parts.hostname, port
         self._place = parts.netloc
         self._path = urllib.parse.quote(path, safe="/%:@!$&'()*+,;=-._~")
-        self.extra: dict[str, str] = {}
-        self._proxy = self._find_proxy(parts.scheme)
+        self._proxy, self._proxy_login = self._find_proxy(parts.scheme)
         through = self._proxy is not None and not self._tls
         self.target = f"http://{self._place}{self._path}" if through else self._path
+        self.extra = self._proxy_login if through else {}
 
     @property
     def private(self) -> bool:
@@ -53,23 +57,20 @@ class Endpoint:
     def __str__(self) -> str:
         return f"{'https' if self._tls else 'http'}://{self._place}{self._path}"
 
-    def _find_proxy(self, scheme: str) -> urllib.parse.SplitResult | None:
+    def _find_proxy(self, scheme: str) -> tuple[urllib.parse.SplitResult | None, dict[str, str]]:
+        """The environment's proxy for this place, None if there is none, and the header that logs in there."""
         found = urllib.request.getproxies().get(scheme)
         if not found or urllib.request.proxy_bypass(self._place):
-            return None
+            return None, {}
         proxy = urllib.parse.urlsplit(found if "://" in found else f"http://{found}")
         if proxy.scheme != "http" or not proxy.hostname:
             raise UsageError(
                 f"the proxy {proxy.scheme}://{proxy.hostname} of the environment cannot be used: only http"
             )
-        if proxy.username:
-            pair = f"{urllib.parse.unquote(proxy.username)}:{urllib.parse.unquote(proxy.password or '')}"
-            self._proxy_login = {"Proxy-Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
-        else:
-            self._proxy_login = {}
-        if not self._tls:
-            self.extra = self._proxy_login
-        return proxy
+        if not proxy.username:
+            return proxy, {}
+        pair = f"{urllib.parse.unquote(proxy.username)}:{urllib.parse.unquote(proxy.password or '')}"
+        return proxy, {"Proxy-Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
 
     def connect(self, timeout: float) -> http.client.HTTPConnection:
         """A connection that is not open yet; `timeout` seconds for each single wait."""

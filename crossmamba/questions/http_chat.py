@@ -41,7 +41,8 @@ class HttpChat:
         base_url: such as "https://api.openai.com/v1" or "http://localhost:11434".
         model: the endpoint's name of it.
         api_key_env: environment variable that holds the key; None sends none.
-        timeout: seconds of one request, from connecting to the last byte.
+        timeout: seconds of one request, from connecting to the last byte; each of a host's addresses gets them to
+            connect.
         retries: after the first try, on 408, 409, 425, 429, 5xx, time-outs and broken connections.
         concurrency: requests at once.
         temperature, max_tokens: of the answers.
@@ -191,7 +192,7 @@ class HttpChat:
             self._silent += 1
             silent, told, self._told = self._silent, self._told, True
         if not told:
-            LOG.warning("crossmamba: %s; asked again, given up after %d such in a row", reason, self.patience)
+            LOG.warning("crossmamba: %s; after %d such requests in a row no more is asked", reason, self.patience)
         return silent
 
     def _post(self, body: Mapping[str, Any]) -> tuple[int, Mapping[str, str], bytes]:

@@ -146,11 +146,11 @@ class ChatBackend:
         return draft
 
     def _write(self, prompt: Prompt) -> Draft:
-        sentence = self._answer(describe_action(prompt), 0, _sentence)
+        sentence = self._answer(describe_action(prompt), 0, pair=False)
         messages = first = ask(prompt, sentence)
         pair = ("", "")
         for attempt in range(_WRITINGS):
-            text = self._answer(messages, attempt, _checked_pair)
+            text = self._answer(messages, attempt, pair=True)
             pair = parse_pair(text)
             named = [flag.split(":", 2)[2] for flag in self.masker.flags(*pair, prompt.answers) if ":own:" in flag]
             if not named:
@@ -159,25 +159,23 @@ class ChatBackend:
             messages = ask_again(first, text, complaint)
         return Draft(*pair, description=sentence)
 
-    def _answer(self, messages: Messages, attempt: int, check: Callable[[str], str]) -> str:
-        """A reply that passes the check, from the cache or the model; asked for once more if it does not pass."""
+    def _answer(self, messages: Messages, attempt: int, *, pair: bool) -> str:
+        """A reply with two questions (`pair`) or the sentence of one, from the cache or from the model.
+
+        What cannot be used is asked for once more.
+        """
         key = self._key(messages, attempt)
         stored = self.cache.get(key)
         if stored is not None:
             with self._lock:
                 self.counts.cached += 1
             return stored
-        of_pair = check is _checked_pair
-        reply = self._complete(messages, of_pair)
+        reply = self._complete(messages, pair)
         try:
-            text = check(reply.text)
+            text = _usable(reply, pair)
         except BadReply:
-            again = ask_again(messages, reply.text, "This was not what was asked for.") if of_pair else messages
-            reply = self._complete(again, of_pair)
-            try:
-                text = check(reply.text)
-            except BadReply as error:
-                raise BadReply(f"{error}{_CUT}" if reply.cut else str(error)) from error
+            again = ask_again(messages, reply.text, "This was not what was asked for.") if pair else messages
+            text = _usable(self._complete(again, pair), pair)
         self.cache.put(key, text)
         return text
 
@@ -195,10 +193,12 @@ class ChatBackend:
         return answer_key(self.model, messages, self.chat.params, attempt)
 
 
-def _sentence(text: str) -> str:
-    return clean_sentence(text)
-
-
-def _checked_pair(text: str) -> str:
-    parse_pair(text)
-    return text
+def _usable(reply: Reply, pair: bool) -> str:
+    """The reply as it is if it holds two questions, or its sentence; BadReply otherwise, which tells of a cut one."""
+    try:
+        if not pair:
+            return clean_sentence(reply.text)
+        parse_pair(reply.text)
+        return reply.text
+    except BadReply as error:
+        raise BadReply(f"{error}{_CUT}" if reply.cut else str(error)) from error

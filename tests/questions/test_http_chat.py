@@ -141,7 +141,7 @@ def test_after_enough_silence_the_endpoint_counts_as_dead(caplog: pytest.LogCapt
         assert caught.value.fatal
         assert len(server.seen) == 3
     (said,) = caplog.messages  # once, and not only at the end
-    assert f"no answer from {server.url}/chat/completions within 0.2 s; asked again" in said
+    assert f"no answer from {server.url}/chat/completions within 0.2 s; after 3 such requests in a row" in said
 
 
 def test_an_answer_that_was_all_thoughts_is_cut_and_not_asked_for_again() -> None:
