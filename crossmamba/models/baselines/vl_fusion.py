@@ -119,6 +119,8 @@ class TransformerFusion(TokenFusion):
     positions for each modality. With 5,000 positions that has the parameters of the released one to the integer
     (spec §1.6; how its four vectors besides layers and positions are used is inferred), which reads four tokens.
 
+    A mask is exact for padding behind the tokens; tokens that stand behind padding keep the positions where they stand.
+
     Args:
         layers, heads: 6 and 4, or 12 and 12. positions: longest sequence of one modality. drop_path: of both branches
             of the last layer, growing linearly from 0 at the first.
