@@ -1,4 +1,4 @@
-"""`crossmamba questions make|check`: questions about actions, for models that read them, and what they give away."""
+"""`crossmamba questions make|check|folds`: questions about actions for models that read them; what they give away."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ ENDPOINT_EXAMPLE = (
     "      --url http://localhost:11434/v1 --model qwen3:8b --out questions/train.jsonl --dry-run"
 )
 CHECK_EXAMPLE = "crossmamba questions check questions/validation.jsonl --annotations EPIC_100_validation.csv"
-EXAMPLE = f"{MAKE_EXAMPLE}\n  {ENDPOINT_EXAMPLE}\n  {CHECK_EXAMPLE}"
+FOLDS_EXAMPLE = "crossmamba questions folds data/kitchen --folds 5 --out runs/folds"
+EXAMPLE = f"{MAKE_EXAMPLE}\n  {ENDPOINT_EXAMPLE}\n  {CHECK_EXAMPLE}\n  {FOLDS_EXAMPLE}"
 
 _MAKE = """Writes two questions for each annotation row, one JSON object a line: one whose answer is the verb, one whose
 answer is the noun. In the masked ones, words of both answers' classes are <mask>.
@@ -44,9 +45,24 @@ otherwise from four fifths of the rows, five times. Exit code 3: a masked questi
 question, or the questions of a generic file differ."""
 
 
+_FOLDS = """Parts of the train split for cross-fitting, by video. A model's guesses of the rows that it learned from are
+right more often than elsewhere, and so are questions made of them: better in training than in use. Here each of OUT/0,
+OUT/1, ... is a data set's folder whose train rows are all others' and whose test rows, without labels, are the part's:
+
+  for k in 0 1 2 3 4; do
+    crossmamba train --config action/demo_kitchen --data.root OUT/$k --data.media ROOT --run.dir OUT/$k/run \\
+        --model.model_args.text none --data.question_source none
+    crossmamba eval OUT/$k/run --data.root OUT/$k --media ROOT --split test --out OUT/$k/predictions
+  done
+  crossmamba questions make --annotations ROOT/EPIC_100_train.csv --source predicted \\
+      --predicted OUT/?/predictions/test.csv --out questions/predicted/train.jsonl
+
+`crossmamba study action --folds 5` does all of it. The cost is one training for each part."""
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the two commands."""
-    commands = parser.add_subparsers(dest="command", required=True, metavar="make|check")
+    """Adds the three commands."""
+    commands = parser.add_subparsers(dest="command", required=True, metavar="make|check|folds")
     plain = argparse.RawDescriptionHelpFormatter
     make = commands.add_parser(
         "make",
@@ -69,7 +85,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     make.add_argument(
         "--predicted",
         metavar="FILE",
-        help="csv (narration_id, verb_class, noun_class) or a challenge submission (json)",
+        nargs="+",
+        help="csv (narration_id, verb_class, noun_class) or a challenge submission (json); of several files each row "
+        "may be in one, as `questions folds` explains",
     )
     make.add_argument("--bank", metavar="FILE", help="with --predicted: take questions of train rows from this file")
     make.add_argument("--writer", choices=("templates", "endpoint", "transformers"), default="templates")
@@ -98,6 +116,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--train", metavar="FILE", help="questions that the probe learns from")
     check.add_argument("--train-annotations", metavar="CSV", help="their annotation file")
     check.add_argument("--json", action="store_true", help="print the report as JSON")
+    folds = commands.add_parser(
+        "folds",
+        help="split the train rows for cross-fitted questions",
+        description=_FOLDS,
+        epilog=f"example:\n  {FOLDS_EXAMPLE}",
+        formatter_class=plain,
+    )
+    folds.add_argument("root", metavar="ROOT", help="folder with EPIC_100_train.csv and the other tables")
+    folds.add_argument("--out", required=True, metavar="DIR", help="folder of the parts; made if it is not there")
+    folds.add_argument("--folds", type=int, default=5, metavar="K", help="parts (default 5)")
+    folds.add_argument("--seed", type=int, default=0, help="of the choice of videos (default 0)")
+    folds.add_argument("--overwrite", action="store_true", help="write into DIR though it is not empty")
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -110,8 +140,23 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Makes or checks."""
-    return _make(args) if args.command == "make" else _check(args)
+    """Makes, checks or splits."""
+    return {"make": _make, "check": _check, "folds": _split}[args.command](args)
+
+
+def _split(args: argparse.Namespace) -> int:
+    from collections import Counter
+
+    from crossmamba.questions.folds import write_folds
+
+    out = Path(args.out)
+    if out.exists() and not args.overwrite and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"--out {out} is not an empty folder; name another, or give --overwrite")
+    parts = write_folds(args.root, out, args.folds, args.seed)
+    videos = Counter(parts.values())
+    for fold in range(args.folds):
+        print(f"{out / str(fold)}: {videos[fold]} videos held out of {len(parts)}")
+    return 0
 
 
 def _read(annotations: str, classes: str | None) -> tuple[list[Any], Masker]:
@@ -127,13 +172,13 @@ def _read(annotations: str, classes: str | None) -> tuple[list[Any], Masker]:
 
 def _make(args: argparse.Namespace) -> int:
     from crossmamba.questions.make import asked_rows, make_questions
-    from crossmamba.questions.predicted import QuestionBank, read_predicted
+    from crossmamba.questions.predicted import QuestionBank, read_predicted_parts
     from crossmamba.questions.records import write_questions
 
     out = Path(args.out)
     _check_options(args, out)
     rows, masker = _read(args.annotations, args.classes)
-    predicted = read_predicted(args.predicted) if args.predicted else None
+    predicted = read_predicted_parts(args.predicted) if args.predicted else None
     bank = QuestionBank.read(args.bank) if args.bank else None
     backend = None
     bar: Any = None

@@ -37,6 +37,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="'OPTIONS'",
         help="the same of the trainings that come before the rows (action)",
     )
+    parser.add_argument(
+        "--folds",
+        type=int,
+        default=0,
+        metavar="K",
+        help="cross-fit the predicted questions of train rows (action): K further trainings, each asked only about "
+        "videos that it did not see (default 0: the model that learned from the rows is asked)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -66,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         split=args.split,
         train=tuple(shlex.split(args.train)),
         prepare=tuple(shlex.split(args.prepare)),
+        folds=args.folds,
         rows=None if args.rows is None else tuple(args.rows),
         jobs=args.jobs,
         threads=args.threads,

@@ -45,7 +45,7 @@ class StudyOptions:
         root: of the data set. out: the study's folder.
         seeds: of the trainings. scale: key of `BASES`. split: that is scored.
         train: further arguments of every row's `crossmamba train`. rows: names of the rows to run, None for all.
-        prepare: further arguments of the trainings that come before the rows.
+        prepare: further arguments of the trainings that come before the rows. folds: of cross-fitting, 0 without.
         jobs: trainings side by side. threads: of each; None shares the cores.
     """
 
@@ -56,6 +56,7 @@ class StudyOptions:
     split: str = "test"
     train: tuple[str, ...] = ()
     prepare: tuple[str, ...] = ()
+    folds: int = 0
     rows: tuple[str, ...] | None = None
     jobs: int = 1
     threads: int | None = None
@@ -79,7 +80,8 @@ class StudyOptions:
             "scale": self.scale,
             "split": self.split,
             "train": list(self.train),
-            **({"prepare": list(self.prepare)} if study.preparation(self.scale).steps else {}),
+            **({"prepare": list(self.prepare)} if study.preparation(self.scale, self.folds).steps else {}),
+            **({"folds": self.folds} if self.folds else {}),  # so that studies from before there were folds go on
         }
 
 
@@ -125,7 +127,7 @@ class Prepared:
     """
 
     def __init__(self, study: Study, options: StudyOptions) -> None:
-        self.options, self.about = options, study.preparation(options.scale)
+        self.options, self.about = options, study.preparation(options.scale, options.folds)
         self._locks = {seed: threading.Lock() for seed in options.seeds}
 
     def make(self, seed: int, processes: Processes) -> None:
@@ -321,7 +323,8 @@ def _claim(study: Study, options: StudyOptions) -> None:
             before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise DataError(f"{path}: {error}; give another --out") from error
-        changed = [f"{key} was {before.get(key)!r}" for key in settings if before.get(key) != settings[key]]
+        keys = dict.fromkeys((*settings, *before))
+        changed = [f"{key} was {before.get(key)!r}" for key in keys if before.get(key) != settings.get(key)]
         if changed:
             raise UsageError(
                 f"{options.out} holds a study with other settings ({'; '.join(changed)}); give another --out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from crossmamba.errors import UsageError
@@ -34,11 +35,13 @@ class Preparation:
     Attributes:
         steps: commands of `crossmamba`, in order; a step that is done is not done again, a training is resumed.
         train, evaluate: further arguments of every row's `crossmamba train` and `crossmamba eval`.
+        note: what the table says of it.
     """
 
     steps: tuple[tuple[str, ...], ...]
     train: tuple[str, ...] = ()
     evaluate: tuple[str, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Study:
         headline: the column that is told when a training ends. unit: what one sample is called.
         measure: what the columns are.
         prepare: what comes first, by scale; at a scale that is not named nothing does.
+        crossfit: the same by scale, made for a number of folds: what is predicted of train rows is predicted by models
+            that did not learn from them.
     """
 
     name: str
@@ -59,10 +64,26 @@ class Study:
     unit: str = "question"
     measure: str = "Per cent of the questions"
     prepare: tuple[tuple[str, Preparation], ...] = ()
+    crossfit: tuple[tuple[str, Callable[[int], Preparation]], ...] = ()
 
-    def preparation(self, scale: str) -> Preparation:
-        """What comes first at a scale; an empty one if nothing does."""
-        return dict(self.prepare).get(scale, Preparation(()))
+    def preparation(self, scale: str, folds: int = 0) -> Preparation:
+        """What comes first at a scale; an empty one if nothing does.
+
+        Args:
+            folds: of cross-fitting; 0 without.
+
+        Raises:
+            UsageError: fewer than 2 folds, or a study that predicts nothing of train rows.
+        """
+        if folds == 0:
+            return dict(self.prepare).get(scale, Preparation(()))
+        if folds < 2:
+            raise UsageError(f"--folds {folds}: give at least 2, or 0 for no cross-fitting")
+        if (made := dict(self.crossfit).get(scale)) is None:
+            raise UsageError(
+                f"--folds: study {self.name} at scale {scale} makes no questions that could be cross-fitted"
+            )
+        return made(folds)
 
     def chosen(self, names: list[str] | None) -> tuple[Row, ...]:
         """The rows of these names, all if None.

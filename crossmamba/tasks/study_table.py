@@ -239,7 +239,9 @@ def write_result(study: Study, options: StudyOptions, jobs: Sequence[Job], comma
     }
     result = {**facts, "ceilings": ceilings.lines, "rows": [_plain(line, study.unit) for line in lines]}
     write_text_atomically(options.out / "study.json", json.dumps(result, indent=1) + "\n")
-    said = f"Made by `{facts['command']}` with crossmamba {crossmamba.__version__} and torch {torch.__version__} on "
+    note = study.preparation(options.scale, options.folds).note
+    said = f"{note} " if note else ""
+    said += f"Made by `{facts['command']}` with crossmamba {crossmamba.__version__} and torch {torch.__version__} on "
     text = markdown(
         study, lines, ceilings, f"{said}{platform.platform()}; split {options.split}, scale {options.scale}."
     )

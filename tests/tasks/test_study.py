@@ -167,6 +167,48 @@ def test_what_comes_before_the_rows_is_made_once_a_seed(tmp_path, pretend):
         run_study(study, options(tmp_path, rows=rows), progress=False)
 
 
+@pytest.mark.parametrize(("name", "task"), [("action", "recognition"), ("action-anticipation", "anticipation")])
+def test_cross_fitting_asks_each_part_of_a_model_that_did_not_see_it(tmp_path, pretend, name, task):
+    study = study_of(name)
+    row = next(row.name for row in study.rows if row.name.startswith("shared_a, predicted"))
+    chosen = options(tmp_path, seeds=(3,), rows=(row,), folds=3, prepare=("--trainer.max_epochs", "1"))
+    text = write_result(study, chosen, run_study(study, chosen, progress=False), ["study", name])
+    assert "cross-fitted, 3 folds by video" in text
+    prepared = chosen.out / "prepared" / "seed3"
+    (split,) = [call for call in pretend.calls if call[:2] == ["questions", "folds"]]
+    assert split[3:7] == ["--folds", "3", "--seed", "3"]
+    trained = [call for call in pretend.calls if call[0] == "train" and "folds" in call[call.index("--data.root") + 1]]
+    asked = [call for call in pretend.calls if call[0] == "eval" and "folds" in call[1]]
+    for fold, (train, judge) in enumerate(zip(trained, asked, strict=True)):
+        folder = str(prepared / "folds" / str(fold))
+        assert train[train.index("--data.root") + 1] == judge[judge.index("--data.root") + 1] == folder
+        assert train[train.index("--data.media") + 1] == judge[judge.index("--media") + 1] == str(chosen.root)
+        assert train[train.index("--run.dir") + 1] == judge[1] == f"{folder}/run"
+        assert judge[judge.index("--split") + 1] == "test"  # the part's rows, without labels
+        assert judge[judge.index("--task") + 1] == task
+        assert train[-2:] == ["--trainer.max_epochs", "1"]
+    assert len(trained) == 3
+    (made,) = [call for call in pretend.calls if str(prepared / "questions" / "predicted" / "train.jsonl") in call]
+    files = made[made.index("--predicted") + 1 : made.index("--out")]
+    assert files == [str(prepared / "folds" / str(fold) / "predictions" / "test.csv") for fold in range(3)]
+    whole = [call for call in pretend.calls if call[0] == "eval" and call[1] == str(prepared / "run")]
+    assert [call[call.index("--split") + 1] for call in whole] == ["val", "test"]
+    for other in (0, 2):
+        with pytest.raises(UsageError, match="folds was 3"):
+            run_study(study, options(tmp_path, seeds=(3,), rows=(row,), folds=other), progress=False)
+
+
+def test_folds_that_are_none(tmp_path, pretend):
+    with pytest.raises(UsageError, match="--folds 1"):
+        run_study(study_of("action"), options(tmp_path, folds=1), progress=False)
+    with pytest.raises(UsageError, match="avqa at scale small makes no questions"):
+        run_study(study_of("avqa"), options(tmp_path, folds=5), progress=False)
+    study, chosen = study_of("action"), options(tmp_path, rows=("none",), seeds=(0,))
+    assert "folds" not in chosen.settings(study)  # a study from before there were folds goes on
+    text = write_result(study, chosen, run_study(study, chosen, progress=False), ["study"])
+    assert "no cross-fitting" in text
+
+
 def test_the_table_of_actions_tells_sources_and_warns(tmp_path, pretend):
     study = study_of("action")
     chosen = options(tmp_path, rows=("none", "shared_a, oracle"))
