@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from crossmamba import __version__
 from crossmamba.data.media import DEFAULT_LIMITS, MediaInfo, MediaLimits, audio_blocks, frames_at
+from crossmamba.data.qa.avqa_rows import NULL, choice_words
 from crossmamba.data.qa.features import MAX_SECONDS, PICTURE_TIME, frame_rows
 from crossmamba.data.qa.templates import ANSWERS
-from crossmamba.data.qa.vocabulary import MUSIC_AVQA, Vocabulary
+from crossmamba.data.qa.vocabulary import MUSIC_AVQA, UNKNOWN, Vocabulary
 from crossmamba.errors import CheckpointError, MediaError, UsageError
 from crossmamba.extract.reading import seconds_in
 from crossmamba.predict.common import check_video, knows_only_synthetic, pick_device
@@ -159,7 +160,7 @@ class AVQAPipeline:
     Args:
         model: an `AVQAModel`.
         preprocessing: `audio`, `visual`, `question` (kinds of input) and `frames` (T), and optionally `image_size`,
-            `vocabulary`, `question_length` and `answers`, as in a model folder's config.json.
+            `vocabulary`, `question_length`, `choice_length` and `answers`, as in a model folder's config.json.
         features: makes the model's inputs from a video.
         device: "cpu", "cuda", "mps", or "auto" for the fastest that is there.
 
@@ -181,7 +182,8 @@ class AVQAPipeline:
         self.features = features.to(self.device)
         self.preprocessing = dict(preprocessing)
         self.frames = int(preprocessing["frames"])
-        self.vocabulary = _vocabulary(preprocessing)
+        self.vocabulary = _vocabulary(preprocessing, "question_length")
+        self.choice_vocabulary = _vocabulary(preprocessing, "choice_length")
         self.answer_names = tuple(preprocessing.get("answers") or ANSWERS)
 
     @property
@@ -224,11 +226,11 @@ class AVQAPipeline:
         if not questions:
             raise UsageError("no question was asked")
         read = [self._read(question) for question in questions]  # what is wrong with these should not wait for a video
-        offered = self._offered(choices)
+        offered, strange = self._offered(choices)
         info = check_video(path, allow_silence=allow_silence, limits=limits)
         rows, warnings = self._rows(Path(path), info)
         audio, visual = self.features(Path(path), rows, silent=info.sound is None)
-        asked = self._asked(questions, read)
+        asked = self._asked(questions, read, self.vocabulary)
         names = tuple(choices) if choices else self.answer_names
         answers = self._answer(audio, visual, asked, offered, names, questions, read)
         warnings += [
@@ -236,6 +238,8 @@ class AVQAPipeline:
             for question, words in zip(questions, read, strict=True)
             if words and not self.takes_choices and kind_of_question(words) is None
         ]
+        if strange := sorted({*strange, *(word for words in read for word in words if self._is_strange(word))}):
+            warnings.append(f"The model was not trained on the words {', '.join(strange)}; it reads them all alike.")
         frames = _frames(Path(path), rows, limits)
         loudness = _loudness(Path(path), info, int(rows.max()) + 1, limits)
         model = {"name": self.card.get("name"), **self.card.get("metadata", {})}
@@ -247,25 +251,38 @@ class AVQAPipeline:
         """The question's words; empty for a model that takes sentence vectors. UsageError if a word is not known."""
         if self.preprocessing["question"] != "words":
             return []
-        words = known_words(question, self.vocabulary)
-        self.vocabulary.encode(words)
+        words = list(choice_words(question)) if self._as_avqa else known_words(question, self.vocabulary)
+        self.vocabulary.encode(words, cut=self._as_avqa)
         return words
 
-    def _offered(self, choices: Sequence[str] | None) -> Tensor | None:
-        """(1, K, ...) of the choices."""
+    @property
+    def _as_avqa(self) -> bool:
+        """Words are read as `data.qa.avqa` reads them: in small letters, new ones as one, and long texts are cut."""
+        return self.takes_choices and UNKNOWN in self.vocabulary.numbers
+
+    def _is_strange(self, word: str) -> bool:
+        return self._as_avqa and word not in self.vocabulary.numbers
+
+    def _offered(self, choices: Sequence[str] | None) -> tuple[Tensor | None, list[str]]:
+        """(1, K, ...) of the choices, and words of theirs that the model does not know."""
         if not self.takes_choices:
             if choices:
                 raise UsageError("this model answers from its own list of answers; leave --choice out")
-            return None
+            return None, []
         if not choices or len(choices) < 2:
             raise UsageError("this model chooses among answers that it is given: give --choice for each, four in AVQA")
-        return self._asked(choices, [self._read(choice) for choice in choices])[None]
+        if self.preprocessing["question"] != "words":
+            return self._asked(choices, [], self.choice_vocabulary)[None], []
+        words = [list(choice_words(choice)) or [NULL] if self._as_avqa else self._read(choice) for choice in choices]
+        strange = [word for line in words for word in line if self._is_strange(word)]
+        return self._asked(choices, words, self.choice_vocabulary)[None], strange
 
-    def _asked(self, questions: Sequence[str], words: Sequence[list[str]]) -> Tensor:
+    def _asked(self, texts: Sequence[str], words: Sequence[list[str]], vocabulary: Vocabulary) -> Tensor:
         """(B, L) word numbers, or (B, C) sentence vectors."""
         if self.preprocessing["question"] == "words":
-            return torch.from_numpy(np.stack([self.vocabulary.encode(line) for line in words])).to(self.device)
-        return self.features.questions(questions)
+            numbers = [vocabulary.encode(line, cut=self._as_avqa) for line in words]
+            return torch.from_numpy(np.stack(numbers)).to(self.device)
+        return self.features.questions(texts)
 
     # The video
     def _rows(self, path: Path, info: MediaInfo) -> tuple[NDArray[np.int64], list[str]]:
@@ -326,9 +343,10 @@ class AVQAPipeline:
         return answers
 
 
-def _vocabulary(preprocessing: Mapping[str, Any]) -> Vocabulary:
+def _vocabulary(preprocessing: Mapping[str, Any], length: str) -> Vocabulary:
+    """The card's words; `length` names the entry that says how far a text is padded, as in training."""
     words = preprocessing.get("vocabulary")
-    return Vocabulary(words, int(preprocessing.get("question_length", MUSIC_AVQA.length))) if words else MUSIC_AVQA
+    return Vocabulary(words, int(preprocessing.get(length, MUSIC_AVQA.length))) if words else MUSIC_AVQA
 
 
 def _array(values: Tensor) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -80,6 +80,7 @@ class AVQATask(TrainingTask):
         """Raises UsageError if a sample does not fit the model; called before anything is written."""
         for role in ("train", "val"):
             check_sample(self.model, data.dataset(role)[0])
+        check_words(self.model, data.preprocessing().get("vocabulary"))
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -161,11 +162,34 @@ def check_sample(model: nn.Module, sample: Mapping[str, Any]) -> None:
             f"the questions come as {kind} and the model takes {needs['question']}: set data.question or "
             "model.model_args.question_input"
         )
+    length, given = getattr(model.question, "input_dim", None), tuple(sample["question"].shape)
+    if length is not None and given != (length,):
+        raise UsageError(
+            f"a question is {_shape(given)} numbers and the model takes one vector of {length}: choose another kind by "
+            "data.question, or build the model for it by model.model_args.question_dim"
+        )
     fixed = isinstance(getattr(getattr(model, "head", None), "out_features", None), int)
     if fixed is not ("choices" not in sample):
         heads = ("choices", "answers") if fixed else ("answers", "choices")
         raise UsageError(
             f"this data set needs a model with model.model_args.head={heads[0]}, and the model has head={heads[1]}"
+        )
+
+
+def check_words(model: nn.Module, words: Sequence[str] | None) -> None:
+    """Whether a model that reads words has as many as the data set.
+
+    Args:
+        words: the data set's; None if its questions come as vectors.
+
+    Raises:
+        UsageError: it has fewer, with what to change.
+    """
+    known = getattr(model.question, "words", None)
+    if words is not None and known is not None and len(words) > known:
+        raise UsageError(
+            f"the questions have {len(words)} words and the model knows {known}: set model.model_args.words to "
+            f"{len(words)}"
         )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from torchmetrics import Metric
 
 from crossmamba.data.qa import templates, vocabulary
-from crossmamba.data.qa.avqa import AVQADataset
+from crossmamba.data.qa.avqa import AVQADataset, ChoiceVocabulary
 from crossmamba.data.qa.music_avqa import MusicAVQADataset
 from crossmamba.errors import UsageError
 from crossmamba.metrics.avqa import AVQAMetric, ChoiceMetric
@@ -39,6 +40,14 @@ def open_set(name: SetName, root: str | Path, split: str, **options: Any) -> Any
     if name not in sets:
         raise UsageError(f"there is no data set {name!r}; there are {', '.join(sets)}")
     return sets[name](root, split, **options)
+
+
+def words_of(name: str, card: Mapping[str, Any]) -> dict[str, Any]:
+    """The options by which a data set reads words as a model with this card learned them; none for MUSIC-AVQA, whose
+    words are fixed, and for question vectors."""
+    if name != "avqa" or not card.get("vocabulary") or "question_length" not in card:
+        return {}
+    return {"vocabulary": ChoiceVocabulary.of_card(card)}
 
 
 def metric_of(name: str) -> Metric:
@@ -159,7 +168,9 @@ class AVQADataModule(ResumableDataModule):
     def preprocessing(self) -> dict[str, Any]:
         """What an input of the trained model must be like; stored in the model's card."""
         answers = list(templates.ANSWERS) if self.name == "music-avqa" else None
-        words = list(vocabulary.WORDS) if self.inputs["question"] == "words" else None
-        if words and self.name == "avqa":
-            words = list(self.dataset("val").dataset.vocabulary.question.words)  # of the train file
-        return {**self.inputs, "answers": answers, "vocabulary": words}
+        card: dict[str, Any] = {**self.inputs, "answers": answers, "vocabulary": None}
+        if self.inputs["question"] == "words":
+            card["vocabulary"] = list(vocabulary.WORDS)
+            if self.name == "avqa":
+                card |= self.dataset("val").dataset.vocabulary.describe()  # of the train file
+        return card

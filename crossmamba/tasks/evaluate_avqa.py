@@ -19,7 +19,7 @@ from crossmamba.data.qa.templates import ANSWERS
 from crossmamba.errors import DataError, UsageError
 from crossmamba.metrics.avqa import AccuracyTable, format_table
 from crossmamba.tasks.avqa import answer_questions, check_sample, move
-from crossmamba.tasks.avqa_data import INPUTS, metric_of, open_set
+from crossmamba.tasks.avqa_data import INPUTS, metric_of, open_set, words_of
 from crossmamba.tasks.avqa_questions import VideoCache, VideoQuestions, check_perturbation, collate_questions
 from crossmamba.tasks.evaluate import unwrapped_errors
 from crossmamba.tasks.run_folder import write_text_atomically
@@ -74,7 +74,7 @@ def evaluate_avqa(
     inputs = {key: preprocessing[key] for key in INPUTS if key in preprocessing}
     variant = {key: facts[key] for key in ("version", "subset", "by_video") if key in facts}
     name = name or facts.get("data_set", "music-avqa")
-    dataset = open_set(name, root, split, **inputs, **{**variant, **options})
+    dataset = open_set(name, root, split, **inputs, **{**variant, **words_of(name, preprocessing), **options})
     cache = VideoCache() if len(perturbations) > 1 else None
     if cache is not None:
         cache.fill(dataset, progress=progress)

@@ -126,6 +126,7 @@ def test_encoders_of_raw_videos_are_frozen_or_learn(tmp_path, train_questions, q
         (["--model.model_args.visual_dim", "512"], "(4, 4, 64) a second and the model takes (any, any, 512)"),
         (["--model.model_args.question_input", "features"], "the questions come as words and the model takes features"),
         (["--model.model_args.head", "choices"], "model.model_args.head=answers"),
+        (["--model.model_args.words", "40"], "93 words and the model knows 40: set model.model_args.words to 93"),
         (["--data.audio", "vggish"], "vggish"),
         (["--data.audio", "vgish"], "vgish"),
         (["--data.frames", "9"], "9 frames are wanted"),

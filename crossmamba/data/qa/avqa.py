@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +51,19 @@ class ChoiceVocabulary:
         length = max(len(row.words) for row in rows)
         words = Vocabulary.of([*(row.words for row in rows), *choices], length=length)
         return cls(words, max(1, *(len(words) for words in choices)))
+
+    @classmethod
+    def of_card(cls, card: Mapping[str, Any]) -> ChoiceVocabulary:
+        """What `describe` gave."""
+        return cls(Vocabulary(card["vocabulary"], int(card["question_length"])), int(card["choice_length"]))
+
+    def describe(self) -> dict[str, Any]:
+        """For a model's card: `vocabulary`, `question_length`, `choice_length`."""
+        return {
+            "vocabulary": list(self.question.words),
+            "question_length": self.question.length,
+            "choice_length": self.choice.length,
+        }
 
     def save(self, path: str | Path) -> None:
         """Writes words and lengths as JSON, whole or not at all."""
