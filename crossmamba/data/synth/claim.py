@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from crossmamba.data.synth.files import PART, write_bytes
-from crossmamba.errors import UsageError
+from crossmamba.errors import DataError, UsageError
+
+
+@contextmanager
+def claimed(base: Path, record: dict[str, Any], overwrite: bool, settings: Path | None = None) -> Iterator[None]:
+    """`claim`, and then all that is written into the folder: where the disk refuses, the message says what to do.
+
+    Raises:
+        UsageError: see `claim`.
+        DataError: a file cannot be written.
+    """
+    try:
+        claim(base, record, overwrite, settings)
+        yield
+    except OSError as error:
+        raise DataError(f"{base}: cannot write the set ({error}); free some space and call again.") from error
 
 
 def claim(base: Path, record: dict[str, Any], overwrite: bool, settings: Path | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import wave
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +34,32 @@ def write_bytes(path: Path, content: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
+def write_changed(path: Path, content: bytes) -> None:
+    """`write_bytes`, unless the file is there with that content.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    if not path.exists() or path.read_bytes() != content:
+        write_bytes(path, content)
+
+
 def png_bytes(picture: NDArray[np.uint8]) -> bytes:
     """A PNG of a picture, uint8 (H, W, 3) RGB or (H, W) grey."""
     buffer = io.BytesIO()
     # Level 1: the grain of the background hardly compresses, so more effort costs time and saves nothing.
     Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def stacked(strips: Sequence[Image.Image], paper: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Pictures of some widths below each other, as wide as the widest, uint8 (H, W, 3), on a colour."""
+    sheet = Image.new("RGB", (max(strip.width for strip in strips), sum(strip.height for strip in strips)), paper)
+    top = 0
+    for strip in strips:
+        sheet.paste(strip, (0, top))
+        top += strip.height
+    return np.asarray(sheet)
 
 
 def wav_bytes(waveform: NDArray[np.float32]) -> bytes:

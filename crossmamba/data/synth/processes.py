@@ -13,14 +13,49 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from tqdm import tqdm
 
 from crossmamba.errors import CrossmambaError, DataError
 
 Item = TypeVar("Item")
 _REFUSED = 3  # exit status of a child that met an expected error and printed it
 _PACKAGE_ROOT = Path(__file__).resolve().parents[3]
+
+
+def run_all(
+    work: Callable[[Item], Any],
+    items: Sequence[Item],
+    workers: int,
+    *,
+    label: str,
+    unit: str,
+    progress: bool = True,
+    chunk: int = 1,
+) -> None:
+    """Does `work` for all items, in this process or in several, with a bar on stderr.
+
+    Args:
+        work, workers: as `run_chunks`; what `work` returns does not matter.
+        label: beside the bar. unit: what an item is called there. progress: whether to show it.
+        chunk: items per task of a process: few for a smooth bar, many so that starting one costs nothing.
+
+    Raises:
+        DataError, RuntimeError: see `run_chunks`.
+    """
+    chunks = [items[first : first + chunk] for first in range(0, len(items), chunk)]
+    with tqdm(total=len(items), desc=label, unit=unit, disable=not progress) as bar:
+        for done in run_chunks(partial(_each, work), chunks, workers):
+            bar.update(done)
+
+
+def _each(work: Callable[[Item], Any], chunk: Sequence[Item]) -> int:
+    for item in chunk:
+        work(item)
+    return len(chunk)
 
 
 def run_chunks(work: Callable[[Item], int], chunks: Sequence[Item], workers: int) -> Iterator[int]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from crossmamba.data.synth.files import png_bytes, write_bytes
+from crossmamba.data.synth.files import png_bytes, stacked, write_bytes
 from crossmamba.data.synth.layout import ClipPaths, Layout
 from crossmamba.data.synth.truth import SceneTruth
 from crossmamba.errors import DataError, UsageError
@@ -49,13 +49,7 @@ def draw_contact_sheet(
     if not found:
         raise DataError(f"{layout.csv}: fewer than {first + 1} clips in split {split!r}.")
     strips = [_strip(paths) for paths in found]
-    width = max(strip.width for strip in strips)
-    sheet = Image.new("RGB", (width, sum(strip.height for strip in strips)), _PAPER)
-    top = 0
-    for strip in strips:
-        sheet.paste(strip, (0, top))
-        top += strip.height
-    write_bytes(Path(out_png), png_bytes(np.asarray(sheet)))
+    write_bytes(Path(out_png), png_bytes(stacked(strips, _PAPER)))
     return Path(out_png)
 
 

@@ -10,16 +10,15 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from crossmamba.data.synth.claim import claim, split_counts
+from crossmamba.data.synth.claim import claimed, split_counts
 from crossmamba.data.synth.files import png_bytes, wav_bytes, write_bytes
 from crossmamba.data.synth.layout import ClipPaths, Layout
-from crossmamba.data.synth.processes import run_chunks
+from crossmamba.data.synth.processes import run_all
 from crossmamba.data.synth.render import Scene, render_plan, render_video_frames
 from crossmamba.data.synth.scene import ScenePlan, plan_scene
 from crossmamba.data.synth.worlds import CLASS_NAMES, SPLITS, World, get_world, single_source
-from crossmamba.errors import DataError, UsageError
+from crossmamba.errors import UsageError
 
 VIDEO_FPS = 8
 """Frames per second of the mp4 files; at 8 the frame at t + 15/16 s is exactly the PNG frame of second t."""
@@ -107,12 +106,11 @@ def synthesize(
         "world": settings.to_json(),
     }
     job = _Job(layout, settings, seed, size, length, videos, log_mel)
-    try:
-        claim(layout.base, record, overwrite, layout.settings)
-        _render_all(job, [(split, i) for split in SPLITS for i in range(counts[split])], workers, progress)
+    every = [(split, index) for split in SPLITS for index in range(counts[split])]
+    label = f"rendering {layout.subset} ({settings.name} world)"
+    with claimed(layout.base, record, overwrite, layout.settings):
+        run_all(partial(_render_clip, job), every, workers, label=label, unit="clip", progress=progress, chunk=_CHUNK)
         write_bytes(layout.csv, _index(job, counts))
-    except OSError as error:
-        raise DataError(f"{layout.base}: cannot write the set ({error}); free some space and call again.") from error
     return Path(out)
 
 
@@ -128,23 +126,9 @@ def _number_of_videos(mp4: bool | int | str, largest_split: int) -> int:
     return count
 
 
-def _render_all(job: _Job, clips: list[tuple[str, int]], workers: int, progress: bool) -> None:
-    """Makes all clips, in this process or in several, with a bar."""
-    chunks = [clips[i : i + _CHUNK] for i in range(0, len(clips), _CHUNK)]
-    label = f"rendering {job.layout.subset} ({job.world.name} world)"
-    with tqdm(total=len(clips), desc=label, unit="clip", disable=not progress) as bar:
-        for done in run_chunks(partial(_render_chunk, job), chunks, workers):
-            bar.update(done)
-
-
-def _render_chunk(job: _Job, clips: list[tuple[str, int]]) -> int:
-    for split, index in clips:
-        _render_clip(job, split, index)
-    return len(clips)
-
-
-def _render_clip(job: _Job, split: str, index: int) -> None:
-    """Makes the missing files of one clip."""
+def _render_clip(job: _Job, clip: tuple[str, int]) -> None:
+    """Makes the missing files of one clip, (split, index)."""
+    split, index = clip
     plan, paths = _plan(job, split, index)
     wants_video = index < job.videos and not paths.video.exists()
     wants_log_mel = job.log_mel and not paths.log_mel.exists()

@@ -7,24 +7,13 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from crossmamba.data.epic.annotations import seconds_of
+from crossmamba.data.epic.annotations import COLUMNS, seconds_of
 from crossmamba.data.epic.frames import frame_number
 from crossmamba.data.synth.kitchen.classes import NOUNS, VERBS, Noun, Verb
 from crossmamba.data.synth.kitchen.plan import Video
 
-TIMED = (
-    "narration_id",
-    "participant_id",
-    "video_id",
-    "narration_timestamp",
-    "start_timestamp",
-    "stop_timestamp",
-    "start_frame",
-    "stop_frame",
-)
+TIMED = COLUMNS[:8]
 """Columns of the test file, whose labels are hidden."""
-COLUMNS = (*TIMED, "narration", "verb", "verb_class", "noun", "noun_class", "all_nouns", "all_noun_classes")
-"""Columns of the train and validation files."""
 TAIL_SHARE = 0.2
 """The rarest classes with at most this share of the train segments, all together, are tail classes."""
 

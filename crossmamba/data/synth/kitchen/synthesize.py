@@ -23,16 +23,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from crossmamba.data.synth.claim import claim, split_counts
-from crossmamba.data.synth.files import write_bytes
+from crossmamba.data.synth.claim import claimed, split_counts
+from crossmamba.data.synth.files import write_bytes, write_changed
 from crossmamba.data.synth.kitchen.annotations import files
 from crossmamba.data.synth.kitchen.ceilings import kitchen_ceilings
 from crossmamba.data.synth.kitchen.plan import SPLITS, Participant, Video, draw_participant, plan_video
 from crossmamba.data.synth.kitchen.render import KitchenPicture
 from crossmamba.data.synth.kitchen.truth import truth_record
-from crossmamba.data.synth.processes import run_chunks
+from crossmamba.data.synth.processes import run_all
 from crossmamba.errors import DataError, UsageError
 
 FORMAT_VERSION = 1
@@ -128,12 +126,10 @@ def synthesize_epic100(
     }
     job = _Job(root, seed, size, segments, fps)
     clips = _clips(counts)
-    try:
-        claim(root, record, overwrite)
-        _render_all(job, clips, workers, progress)
+    with claimed(root, record, overwrite):
+        render = partial(_render_clip, job)
+        run_all(render, clips, workers, label="rendering kitchens", unit="video", progress=progress)
         _write_tables(job, clips)
-    except OSError as error:
-        raise DataError(f"{root}: cannot write the set ({error}); free some space and call again.") from error
     return root
 
 
@@ -181,18 +177,12 @@ def _plan(job: _Job, clip: _Clip) -> Video:
     return plan_video(job.seed, who, clip.video_id, clip.split, clip.index, job.segments, rate)
 
 
-def _render_all(job: _Job, clips: list[_Clip], workers: int, progress: bool) -> None:
-    with tqdm(total=len(clips), desc="rendering kitchens", unit="video", disable=not progress) as bar:
-        for done in run_chunks(partial(_render_clip, job), clips, workers):
-            bar.update(done)
-
-
-def _render_clip(job: _Job, clip: _Clip) -> int:
+def _render_clip(job: _Job, clip: _Clip) -> None:
     """Makes the missing files of one video."""
     video = job.root / "videos" / f"P{clip.who:02d}" / f"{clip.video_id}.mp4"
     truth = job.root / "truth" / f"{clip.video_id}.json"
     if video.exists() and truth.exists():
-        return 1
+        return
     from crossmamba.data.media import write_video
 
     plan = _plan(job, clip)
@@ -200,7 +190,6 @@ def _render_clip(job: _Job, clip: _Clip) -> int:
     if not video.exists():
         write_video(video, picture.frames(), plan.fps, gop=GOP)
     write_bytes(truth, (json.dumps(truth_record(plan, picture.places)) + "\n").encode())
-    return 1
 
 
 def _write_tables(job: _Job, clips: list[_Clip]) -> None:
@@ -212,9 +201,7 @@ def _write_tables(job: _Job, clips: list[_Clip]) -> None:
     if videos["train"]:
         content["truth/ceilings.json"] = (json.dumps(kitchen_ceilings(videos), indent=1) + "\n").encode()
     for name, data in content.items():
-        path = job.root / name
-        if not path.exists() or path.read_bytes() != data:
-            write_bytes(path, data)
+        write_changed(job.root / name, data)
 
 
 def summarize_epic100(root: str | Path) -> dict[str, Any]:

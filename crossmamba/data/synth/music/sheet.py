@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from crossmamba.data.qa.templates import fill
-from crossmamba.data.synth.files import png_bytes, write_bytes
+from crossmamba.data.synth.files import png_bytes, stacked, write_bytes
 from crossmamba.data.synth.music.truth import read_truth
 from crossmamba.errors import DataError, UsageError
 
@@ -48,12 +48,7 @@ def draw_concert_sheet(root: str | Path, split: str, out_png: str | Path, *, vid
     if not ids:
         raise DataError(f"{path}: fewer than {first + 1} videos with questions.")
     strips = [_strip(Path(root), name, [row for row in rows if row["video_id"] == name]) for name in ids]
-    sheet = Image.new("RGB", (_WIDTH, sum(strip.height for strip in strips)), _PAPER)
-    top = 0
-    for strip in strips:
-        sheet.paste(strip, (0, top))
-        top += strip.height
-    write_bytes(Path(out_png), png_bytes(np.asarray(sheet)))
+    write_bytes(Path(out_png), png_bytes(stacked(strips, _PAPER)))
     return Path(out_png)
 
 

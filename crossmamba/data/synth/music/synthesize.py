@@ -19,17 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from crossmamba.data.synth.claim import claim, split_counts
-from crossmamba.data.synth.files import write_bytes
+from crossmamba.data.synth.claim import claimed, split_counts
+from crossmamba.data.synth.files import write_bytes, write_changed
 from crossmamba.data.synth.music.ceilings import music_ceilings
 from crossmamba.data.synth.music.instruments import kinds_of_world
 from crossmamba.data.synth.music.questions import choose, row
 from crossmamba.data.synth.music.render import FPS, ConcertPicture, render_sound
 from crossmamba.data.synth.music.scene import SECONDS, Concert, plan_concert, scene_rng
 from crossmamba.data.synth.music.truth import truth_record
-from crossmamba.data.synth.processes import run_chunks
+from crossmamba.data.synth.processes import run_all
 from crossmamba.data.synth.voices import SAMPLE_RATE
 from crossmamba.data.synth.worlds import SPLITS
 from crossmamba.errors import DataError, UsageError
@@ -120,15 +119,13 @@ def synthesize_music_avqa(
     }
     job = _Job(root, seed, size, length, kinds)
     clips = _clips(counts)
-    try:
-        claim(root, record, overwrite)
-        _render_all(job, clips, workers, progress)
+    with claimed(root, record, overwrite):
+        render = partial(_render_clip, job)
+        run_all(render, clips, workers, label="rendering concerts", unit="video", progress=progress, chunk=_CHUNK)
         _ask_all(job, clips, counts, questions_per_video, split_by)
         if counts["train"] and counts["test"] and not (root / "ceilings.json").exists():
             text = json.dumps(music_ceilings(root, progress=progress), indent=1) + "\n"
             write_bytes(root / "ceilings.json", text.encode())
-    except OSError as error:
-        raise DataError(f"{root}: cannot write the set ({error}); free some space and call again.") from error
     return root
 
 
@@ -150,19 +147,6 @@ def _clips(counts: Mapping[str, int]) -> list[_Clip]:
     """All videos, numbered through the splits from 1, in eight digits."""
     pairs = [(split, index) for split in SPLITS for index in range(counts[split])]
     return [_Clip(f"{number:08d}", split, index) for number, (split, index) in enumerate(pairs, 1)]
-
-
-def _render_all(job: _Job, clips: list[_Clip], workers: int, progress: bool) -> None:
-    chunks = [clips[i : i + _CHUNK] for i in range(0, len(clips), _CHUNK)]
-    with tqdm(total=len(clips), desc="rendering concerts", unit="video", disable=not progress) as bar:
-        for done in run_chunks(partial(_render_chunk, job), chunks, workers):
-            bar.update(done)
-
-
-def _render_chunk(job: _Job, clips: list[_Clip]) -> int:
-    for clip in clips:
-        _render_clip(job, clip)
-    return len(clips)
 
 
 def _render_clip(job: _Job, clip: _Clip) -> None:
@@ -210,9 +194,7 @@ def _ask_all(job: _Job, clips: list[_Clip], counts: Mapping[str, int], per_video
             for question in choose([_plan(job, clip) for clip in mine], round(per_video * counts[split]), rng, used):
                 rows.append(row(question, mine[question.scene].video_id, next_id))
                 next_id += 1
-        text = json.dumps(rows, indent=2) + "\n"
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            write_bytes(path, text.encode())
+        write_changed(path, (json.dumps(rows, indent=2) + "\n").encode())
 
 
 def summarize_music_avqa(root: str | Path) -> dict[str, Any]:
