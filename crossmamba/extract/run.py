@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from crossmamba.data.synth.processes import run_chunks
 from crossmamba.errors import DataError, UsageError
 from crossmamba.extract.encoders import Extractor
+from crossmamba.extract.log import clear_log, read_log
 from crossmamba.extract.manifest import claim_folder, clear_folder, describe
 from crossmamba.extract.recipes import Recipe, recipes_for
 from crossmamba.extract.texts import Texts, extract_texts
@@ -24,12 +24,10 @@ from crossmamba.extract.videos import BAD, KEPT, MADE, Job, extract_video, extra
 __all__ = [
     "VIDEO_SUFFIXES",
     "Report",
-    "clear_log",
     "extract_features",
     "find_videos",
     "local_device",
     "rank_and_world",
-    "read_log",
     "run_items",
 ]
 
@@ -63,6 +61,11 @@ class Report:
     rank: int = 0
     world: int = 1
     items: str = "videos"
+
+    def take(self, log: Path) -> None:
+        """Takes over what the log says, if there is one."""
+        if log.is_file():
+            self.log, self.troubles = log, read_log(log)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -252,7 +255,7 @@ def _run_videos(job: Job, videos: list[Path], workers: int, progress: bool, repo
     if workers > 1 and len(videos) > 1:
         extractor_of.cache_clear()  # the encoders are the workers' now
     run_items(partial(extract_video, job), videos, workers, progress, report, "video")
-    read_log(job.log, report)
+    report.take(job.log)
 
 
 def run_items(
@@ -274,27 +277,6 @@ def run_items(
             bar.update()
     report.made, report.kept = report.made + counts[MADE], report.kept + counts[KEPT]
     report.bad += counts[BAD]
-
-
-def clear_log(log: Path) -> None:
-    """Removes the log of an earlier run and makes its folder.
-
-    Raises:
-        DataError: the disk refused.
-    """
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"{log}: cannot be written ({error})") from error
-
-
-def read_log(log: Path, report: Report) -> None:
-    """Puts what the log says, sorted, into the report."""
-    if log.is_file():
-        report.log = log
-        report.troubles = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        report.troubles.sort(key=lambda trouble: (trouble["video"], trouble["message"]))
 
 
 def _run_texts(extractor: Extractor, texts: Texts, out: Path, progress: bool, report: Report) -> None:

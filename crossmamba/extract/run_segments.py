@@ -11,8 +11,9 @@ from crossmamba.data.epic.dataset import SPLIT_FILES, split_file
 from crossmamba.encoders import build_video_encoder
 from crossmamba.errors import DataError, UsageError
 from crossmamba.extract.encoders import RANDOM
+from crossmamba.extract.log import clear_log
 from crossmamba.extract.manifest import claim_folder, clear_folder, describe
-from crossmamba.extract.run import Report, clear_log, local_device, rank_and_world, read_log, run_items
+from crossmamba.extract.run import Report, local_device, rank_and_world, run_items
 from crossmamba.extract.segments import SegmentJob, describe_segments, extract_segment, opened, token_recipes_for
 
 __all__ = ["extract_segments"]
@@ -90,7 +91,7 @@ def extract_segments(
                 threads=max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None,
             )
             _run(job, rank, world, workers, overwrite and position == 0, progress, report)
-    read_log(log, report)
+    report.take(log)
     return report
 
 

@@ -14,8 +14,6 @@ validation together 741 GB, half of it in float16.
 from __future__ import annotations
 
 import difflib
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,6 +35,7 @@ from crossmamba.encoders import (
 )
 from crossmamba.errors import CheckpointError, DataError, UsageError
 from crossmamba.extract.encoders import RANDOM, Group, digest, pick_device
+from crossmamba.extract.log import write_log
 from crossmamba.extract.recipes import Recipe
 from crossmamba.extract.store import clear_leftovers, valid_npy, write_npy
 from crossmamba.extract.videos import BAD, KEPT, MADE
@@ -252,21 +251,10 @@ def extract_segment(job: SegmentJob, number: int) -> int:
     try:
         clip = made.dataset[number]["video"]
     except DataError as error:
-        _log(job, row.narration_id, str(error))
+        write_log(job.log, row.narration_id, str(error), [job.feature])
         return BAD
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         tokens = made.encoder(clip[None].to(made.device)).tokens[0].float().cpu().numpy()
     clear_leftovers(target)
     write_npy(target, tokens, job.dtype)
     return MADE
-
-
-def _log(job: SegmentJob, narration: str, message: str) -> None:
-    """Appends a line to the log, in one call, so that the lines of several processes do not mix."""
-    entry = {"video": narration, "file": None, "features": [job.feature], "message": message}
-    try:
-        with job.log.open("ab", buffering=0) as file:
-            file.write((json.dumps(entry) + "\n").encode())
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise DataError(f"{job.log}: cannot be written ({error})") from error

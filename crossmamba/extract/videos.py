@@ -6,20 +6,18 @@ goes wrong with the disk or the weights ends the run.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from crossmamba.data.media import probe
 from crossmamba.data.media_open import MediaInfo
-from crossmamba.errors import DataError, MediaError
+from crossmamba.errors import MediaError
 from crossmamba.extract.encoders import Extractor, Group
+from crossmamba.extract.log import write_log
 from crossmamba.extract.reading import Second, seconds_in, seconds_of
 from crossmamba.extract.recipes import RECIPES, Recipe
 from crossmamba.extract.store import FramesWriter, NpyWriter, clear_leftovers, valid_frames, valid_npy
@@ -90,7 +88,7 @@ def extract_video(job: Job, path: Path) -> int:
         info = probe(path)
         rows = seconds_in(info)
     except MediaError as error:
-        _log(job, path, str(error), list(job.features))
+        write_log(job.log, path.stem, str(error), job.features, path)
         return BAD
     if job.seconds is not None:
         rows = job.seconds
@@ -102,12 +100,12 @@ def extract_video(job: Job, path: Path) -> int:
     possible = [recipe for recipe in missing if _lacks(info, recipe, job.silence) is None]
     for recipe in missing:
         if recipe not in possible:
-            _log(job, path, f"{path}: {_lacks(info, recipe, job.silence)}", [recipe.name])
+            write_log(job.log, path.stem, f"{path}: {_lacks(info, recipe, job.silence)}", [recipe.name], path)
     if possible:
         try:
             _make(job, path, rows, possible, extractor, row_shapes)
         except MediaError as error:
-            _log(job, path, str(error), [recipe.name for recipe in possible])
+            write_log(job.log, path.stem, str(error), [recipe.name for recipe in possible], path)
             return BAD
     return MADE if len(possible) == len(missing) else BAD
 
@@ -160,7 +158,7 @@ def _make(
         for writer in writers.values():
             writer.abandon()
     for note in notes:
-        _log(job, path, f"{path}: note: {note}", [])
+        write_log(job.log, path.stem, f"{path}: note: {note}", [], path)
 
 
 def _batches(path: Path, rows: int, groups: Sequence[Group], size: int, notes: list[str]) -> Iterator[list[Second]]:
@@ -174,14 +172,3 @@ def _batches(path: Path, rows: int, groups: Sequence[Group], size: int, notes: l
             batch = []
     if batch:
         yield batch
-
-
-def _log(job: Job, path: Path, message: str, features: list[str]) -> None:
-    """Appends a line to the log, in one call, so that the lines of several processes do not mix."""
-    entry: dict[str, Any] = {"video": path.stem, "file": str(path), "features": features, "message": message}
-    try:
-        with job.log.open("ab", buffering=0) as file:
-            file.write((json.dumps(entry) + "\n").encode())
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise DataError(f"{job.log}: cannot be written ({error})") from error
