@@ -17,10 +17,10 @@ import torch
 
 from crossmamba.errors import DataError, UsageError
 from crossmamba.metrics.avqa import AccuracyTable, ChoiceMetric, accuracy_table, format_table
+from crossmamba.metrics.problems import told_problems
 
 __all__ = ["AnswerReport", "Truth", "read_predictions", "score_answers"]
 
-_SHOWN = 10  # problems of one kind in the text
 _MAX_BYTES = 2**28
 
 
@@ -97,10 +97,7 @@ class AnswerReport:
             "prediction for a question that is not in the annotations": self.unknown,
             "impossible answer to question": self.outside,
         }
-        for kind, names in kinds.items():
-            if names:
-                more = f" ... and {len(names) - _SHOWN} more (--json lists all)" if len(names) > _SHOWN else ""
-                yield f"{kind} ({len(names)}): {', '.join(names[:_SHOWN])}{more}"
+        return told_problems(kinds)
 
 
 def score_answers(

@@ -24,11 +24,11 @@ from crossmamba.errors import DataError, UsageError
 from crossmamba.metrics.epic100 import EpicScores, LabelledRow, anticipation_scores, check_scores, recognition_scores
 from crossmamba.metrics.epic100_actions import ActionScores
 from crossmamba.metrics.epic100_submission import read_submission
+from crossmamba.metrics.problems import told_problems
 
 __all__ = ["EpicPredictions", "EpicReport", "read_epic_predictions", "score_epic", "write_epic_predictions"]
 
 SOURCES = ("none", "generic", "predicted", "oracle")
-_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,7 @@ class EpicReport:
             "more than one prediction for narration": self.duplicate,
             "prediction for a narration that is not in the annotations": self.unknown,
         }
-        for kind, names in kinds.items():
-            if names:
-                more = f" ... and {len(names) - _SHOWN} more (--json lists all)" if len(names) > _SHOWN else ""
-                yield f"{kind} ({len(names)}): {', '.join(names[:_SHOWN])}{more}"
+        return told_problems(kinds)
 
 
 def score_epic(
