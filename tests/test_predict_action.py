@@ -480,6 +480,42 @@ def test_files_without_pictures(run: Path, tmp_path: Path, capsys) -> None:
         pipe(sound)
 
 
+def test_a_file_that_is_cut_off_is_told_from_a_moment_past_the_end(run: Path, tmp_path: Path, capsys) -> None:
+    import av
+
+    whole, cut = tmp_path / "whole.avi", tmp_path / "cut.avi"
+    with av.open(str(whole), "w") as container:
+        stream = container.add_stream("mpeg4", rate=20)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        rng = np.random.default_rng(0)
+        for _ in range(120):
+            picture = av.VideoFrame.from_ndarray(rng.integers(0, 256, (64, 96, 3), np.uint8), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 3])
+    arguments = ["predict", str(cut), "--model", str(run)]
+    assert main([*arguments, "--at", "5"]) == 3
+    assert "the file is cut off" in capsys.readouterr().err
+    assert main([*arguments, "--at", "7"]) == 2
+    assert "past the end" in capsys.readouterr().err
+    assert main(arguments) == 3
+    assert "damaged" in capsys.readouterr().err
+    assert main(["predict", str(whole), "--model", str(run), "--at", "5"]) == 0
+
+
+def test_damaged_packets_that_were_passed_over_are_told(run: Path, video: Path, monkeypatch) -> None:
+    class Damaged(GridPictures):
+        def __iter__(self):
+            yield from super().__iter__()
+            self.bad_packets = 2
+
+    assert load_pipeline(run)(video).about["warnings"] == []
+    monkeypatch.setattr("crossmamba.predict.action_run.GridPictures", Damaged)
+    for stream in (False, True):
+        warnings = load_pipeline(run)(video, stream=stream).describe()["warnings"]
+        assert warnings == ["2 damaged picture packets were passed over."]
+
+
 def test_cards_that_lack_something(run: Path, tmp_path: Path, video: Path) -> None:
     source = json.loads((run / "model" / "config.json").read_text())
     (tmp_path / "model.safetensors").write_bytes((run / "model" / "model.safetensors").read_bytes())

@@ -35,7 +35,7 @@ from crossmamba.predict.action_questions import TOKENIZER, Asked
 from crossmamba.predict.action_result import ActionResult, MomentResult
 from crossmamba.predict.action_run import ActionRun, Live
 from crossmamba.predict.action_smoothing import PENALTY, check_penalty, smoothed
-from crossmamba.predict.action_windows import end_of, grid_of, rate_of
+from crossmamba.predict.action_windows import announced_end, end_of, grid_of, rate_of
 from crossmamba.predict.common import check_video
 from crossmamba.predict.features import ENCODERS
 
@@ -78,6 +78,12 @@ class ActionPipeline(ActionModel):
         if not math.isfinite(moment) or moment < 0:
             raise UsageError(f"--at {moment:g}: give seconds from the start of the video")
         if end is not None and moment > end:
+            announced = announced_end(info)
+            if announced is not None and moment <= announced:
+                raise MediaError(
+                    f"{path}: --at {moment:g} lies in the {announced:.2f} s that the file announces, but its picture "
+                    f"ends at {end:.2f} s: the file is cut off. Make a new copy, or name an earlier moment."
+                )
             raise UsageError(f"--at {moment:g} is past the end: {path} lasts {end:.2f} s")
         asked = self.ask() if asked is None else asked
         span, said, pictures = self._judge_at(Path(path), info, moment, asked, window, limits)
@@ -164,13 +170,13 @@ class ActionPipeline(ActionModel):
         penalty = check_penalty((0.0 if stream else PENALTY) if smooth is None else smooth)
         info = check_video(path, allow_silence=True, limits=limits)
         found: dict[str, list[Window]] = {}
-        bytes_kept, end = {}, 0.0
+        bytes_kept, end, bad = {}, 0.0, 0
         asked = self.ask() if asked is None else asked
         for pipe in [self, *([] if ahead is None else [ahead])]:
             questions, live = (asked, penalty if stream else 0.0) if pipe is self else (None, 0.0)
             run = pipe.run(path, asked=questions, window=window, stride=stride, smooth=live, limits=limits)
             found[pipe.kind] = list(run.streamed(each if pipe is self else None) if stream else run.windows())
-            end = max(end, run.pictures.end)
+            end, bad = max(end, run.pictures.end), max(bad, run.pictures.bad_packets)
             if stream:
                 bytes_kept[pipe.kind] = run.most_bytes
         windows = found.get("recognition")
@@ -178,6 +184,9 @@ class ActionPipeline(ActionModel):
         if windows is not None:
             kind = "none" if penalty == 0 else "online" if stream else "viterbi"
             settings["smoothing"] = {"kind": kind, "nats": penalty}
+        about = self._about(asked, ahead, settings | {"window": window or self.sight.window})
+        if bad:
+            about["warnings"].append(f"{bad} damaged picture packets were passed over.")
         return ActionResult(
             path=Path(path),
             info=info,
@@ -188,7 +197,7 @@ class ActionPipeline(ActionModel):
             gap=(ahead or self).sight.gap,
             names=self.names,
             ahead_names=(ahead or self).names,
-            about=self._about(asked, ahead, settings | {"window": window or self.sight.window}),
+            about=about,
             limits=limits,
         )
 

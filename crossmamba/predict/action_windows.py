@@ -98,6 +98,12 @@ def end_of(info: MediaInfo) -> float | None:
     return (info.picture.end if info.picture else None) or info.duration
 
 
+def announced_end(info: MediaInfo) -> float | None:
+    """Seconds of picture by the number of pictures in the header; None where it says neither that nor their rate."""
+    picture = info.picture
+    return float(picture.frames / picture.fps) if picture and picture.frames and picture.fps else None
+
+
 class GridPictures:
     """The pictures of a grid, ready for the model; iterate once.
 
