@@ -16,7 +16,7 @@ from crossmamba.encoders import VideoEncoder
 from crossmamba.errors import CheckpointError
 from crossmamba.predict.action_names import ClassNames, Said
 from crossmamba.predict.action_questions import Asked, ask
-from crossmamba.predict.common import knows_only_synthetic, pick_device
+from crossmamba.predict.common import WithCard, pick_device
 
 CLIPS = "clips"
 KINDS = ("recognition", "anticipation")
@@ -67,7 +67,7 @@ class Sight:
         return "past" if self.kind == "anticipation" else self.mode
 
 
-class ActionModel:
+class ActionModel(WithCard):
     """A model with the preprocessing it was trained with.
 
     Args:
@@ -111,16 +111,6 @@ class ActionModel:
     def kind(self) -> str:
         """ "recognition" or "anticipation"."""
         return self.sight.kind
-
-    @property
-    def card(self) -> dict[str, Any]:
-        """The model's parsed config.json; empty for a model that was not loaded from a folder."""
-        return getattr(self.model, "card", None) or {}
-
-    @property
-    def knows_only_synthetic(self) -> bool:
-        """Whether the card says that the model was trained on the synthetic world."""
-        return knows_only_synthetic(self.card)
 
     def ask(self, source: str | None = None, *, verb: str | None = None, noun: str | None = None) -> Asked:
         """The questions that go with every clip; see `action_questions.ask`."""

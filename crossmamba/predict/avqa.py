@@ -30,7 +30,7 @@ from crossmamba.data.qa.templates import ANSWERS
 from crossmamba.data.qa.vocabulary import MUSIC_AVQA, UNKNOWN, Vocabulary
 from crossmamba.errors import CheckpointError, MediaError, UsageError
 from crossmamba.extract.reading import seconds_in
-from crossmamba.predict.common import check_video, knows_only_synthetic, pick_device
+from crossmamba.predict.common import WithCard, check_video, pick_device
 from crossmamba.predict.features import VideoFeatures
 from crossmamba.predict.questions import kind_of_question, known_words
 
@@ -154,7 +154,7 @@ class AVQAResult:
         )
 
 
-class AVQAPipeline:
+class AVQAPipeline(WithCard):
     """A model with the features, words and answers it was trained with. Loads nothing; see `load_pipeline`.
 
     Args:
@@ -185,16 +185,6 @@ class AVQAPipeline:
         self.vocabulary = _vocabulary(preprocessing, "question_length")
         self.choice_vocabulary = _vocabulary(preprocessing, "choice_length")
         self.answer_names = tuple(preprocessing.get("answers") or ANSWERS)
-
-    @property
-    def card(self) -> dict[str, Any]:
-        """The model's parsed config.json; empty for a model that was not loaded from a folder."""
-        return getattr(self.model, "card", None) or {}
-
-    @property
-    def knows_only_synthetic(self) -> bool:
-        """Whether the card says that the model was trained on the synthetic world."""
-        return knows_only_synthetic(self.card)
 
     @property
     def takes_choices(self) -> bool:

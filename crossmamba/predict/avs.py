@@ -36,10 +36,10 @@ from crossmamba.errors import CheckpointError, MediaError, UsageError
 from crossmamba.overlay import write_overlay
 from crossmamba.predict.common import (
     LEAST_SECOND,
+    WithCard,
     check_length,
     check_video,
     expected_seconds,
-    knows_only_synthetic,
     pick_device,
     reading_warnings,
 )
@@ -108,7 +108,7 @@ class _Input:
     sound: NDArray[np.float32]
 
 
-class AVSPipeline:
+class AVSPipeline(WithCard):
     """A model with the preprocessing it was trained with. Loads nothing; see `load_pipeline`.
 
     Args:
@@ -140,16 +140,6 @@ class AVSPipeline:
             raise UsageError(f"The threshold is a probability between 0 and 1, not {self.threshold}.")
         self._mean = torch.tensor(preprocessing.get("mean", MEAN)).view(3, 1, 1)
         self._std = torch.tensor(preprocessing.get("std", STD)).view(3, 1, 1)
-
-    @property
-    def card(self) -> dict[str, Any]:
-        """The model's parsed config.json; empty for a model that was not loaded from a folder."""
-        return getattr(self.model, "card", None) or {}
-
-    @property
-    def knows_only_synthetic(self) -> bool:
-        """Whether the card says that the model was trained on the synthetic world."""
-        return knows_only_synthetic(self.card)
 
     def __call__(
         self, path: str | Path, *, allow_silence: bool = False, limits: MediaLimits = DEFAULT_LIMITS

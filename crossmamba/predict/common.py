@@ -85,6 +85,26 @@ def knows_only_synthetic(card: Mapping[str, Any]) -> bool:
     return "synthetic" in str(card.get("metadata", {}).get("trained_on", "")).lower()
 
 
+class WithCard:
+    """What a predictor tells of its model's card.
+
+    Attributes:
+        model: the model, as `crossmamba.models.from_pretrained` loads it or as it was built.
+    """
+
+    model: Any
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """The model's parsed config.json; empty for a model that was not loaded from a folder."""
+        return getattr(self.model, "card", None) or {}
+
+    @property
+    def knows_only_synthetic(self) -> bool:
+        """Whether the card says that the model was trained on the synthetic world."""
+        return knows_only_synthetic(self.card)
+
+
 def expected_seconds(info: MediaInfo) -> int | None:
     """How many whole seconds of picture the file's header announces; None if it does not say."""
     end = (info.picture.end if info.picture else None) or info.duration
