@@ -196,6 +196,8 @@ def test_encoders_that_are_nowhere_are_named(run: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="safetensors"):
         store_encoder(tmp_path, "small_sound", tmp_path / "x.pth")
     assert recipe_of("clip_class") == recipe_of("clip_tokens")
+    raw = {**CARD, "audio": "log_mel", "visual": "frame_files"}
+    assert load_features(raw, run / "model", {}).visual == "frames", "JPEGs of the same moments"
 
 
 def test_a_damaged_model_is_refused(run: Path, video: Path) -> None:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crossmamba.data.qa.features import FEATURES, FeatureKind, feature_kind
+from crossmamba.data.qa.frame_files import FRAME_FILES
 from crossmamba.data.qa.inputs import IMAGENET_MEAN, IMAGENET_STD
 from crossmamba.data.qa.raw import read_log_mel, read_pictures
 from crossmamba.errors import CheckpointError, UsageError
@@ -167,6 +168,7 @@ def load_features(preprocessing: Mapping[str, Any], folder: Path, weights: Mappi
     if missing:
         raise CheckpointError(f"{folder}: the card's preprocessing lacks {', '.join(missing)}; save the model again.")
     audio, visual, question = (str(preprocessing[key]) for key in ("audio", "visual", "question"))
+    visual = RAW["visual"] if visual == FRAME_FILES else visual  # JPEGs of the same moments
     stored = [name for name in (audio, visual) if name not in RAW.values()] + (
         [question] if question != "words" else []
     )

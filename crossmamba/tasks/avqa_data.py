@@ -61,7 +61,8 @@ class AVQADataModule(ResumableDataModule):
     Args:
         root: the data set's folder, see `crossmamba.data.qa`.
         name: "music-avqa" (and its relatives, see `version`) or "avqa".
-        audio, visual: kinds of stored features, or "log_mel" and "frames" of the raw videos.
+        audio, visual: kinds of stored features, or "log_mel" and "frames" of the raw videos; visual also "frame_files",
+            JPEGs of one picture a second.
         question: "words", or a kind of stored question feature.
         frames: T, seconds that the model sees of a video.
         image_size: side of raw pictures, pixels.

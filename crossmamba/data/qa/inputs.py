@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crossmamba.data.qa.features import FeatureStore, feature_kind, frame_rows
+from crossmamba.data.qa.frame_files import FRAME_FILES, FrameFiles
 from crossmamba.data.qa.raw import Silent, check_silent, read_log_mel, read_pictures, rows_of, video_file
 from crossmamba.errors import DataError, UsageError
 
@@ -51,10 +52,10 @@ class VideoInputs:
     Args:
         root: of the set; `videos/<video_id>.mp4` (or mkv, webm, avi, mov) and the feature folders lie in it.
         audio: a kind of sound feature (`features.FEATURES`), or "log_mel" from the raw video.
-        visual: a kind of picture feature, or "frames" from the raw video.
+        visual: a kind of picture feature, "frames" from the raw video, or "frame_files" (JPEGs, see `frame_files`).
         frames: T.
-        image_size: S of raw pictures.
-        mean, std: raw pictures in [0, 1] are normalised with these.
+        image_size: S of raw pictures and of JPEGs.
+        mean, std: these pictures in [0, 1] are normalised with these.
         silent: what a raw video without sound gives, see `raw.read_log_mel`.
         audio_folder, visual_folder, video_folder: other places than the published ones.
         stores: features of further kinds, by name.
@@ -98,10 +99,14 @@ class VideoInputs:
             return None
         if name in self._more:
             return self._more[name]
+        if name == FRAME_FILES and of == "visual":
+            mean, std = self.mean.flatten().tolist(), self.std.flatten().tolist()
+            return FrameFiles(self.root, self.image_size, mean, std, folder)
         try:
             feature_kind(name, of)
         except UsageError as error:
-            raise UsageError(f"{of}={name!r}: {error}; or {raw!r} for raw videos") from error
+            others = f"{raw!r} for raw videos" + (f" or {FRAME_FILES!r} for JPEGs" if of == "visual" else "")
+            raise UsageError(f"{of}={name!r}: {error}; or {others}") from error
         return FeatureStore(self.root, name, folder)
 
     def missing(self, video_ids: Sequence[str]) -> list[str]:

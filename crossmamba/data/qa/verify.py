@@ -21,6 +21,7 @@ from crossmamba.data.qa import annotations as music
 from crossmamba.data.qa import avqa_rows as choice
 from crossmamba.data.qa.annotations import RowProblem, Version, duplicate_ids
 from crossmamba.data.qa.features import FEATURES, MAX_SECONDS, FeatureStore, feature_kind
+from crossmamba.data.qa.frame_files import FOLDER, FrameFiles
 from crossmamba.data.qa.raw import video_file
 from crossmamba.data.qa.splits import video_overlap
 from crossmamba.data.qa.templates import TYPES
@@ -134,6 +135,7 @@ def verify_questions(
     check.overlap()
     for name in kinds if kinds is not None else check.present_kinds():
         check.features(name, required=kinds is not None)
+    check.frame_files()
     check.equal_lengths()
     check.videos(decode)
     return check.report
@@ -275,9 +277,24 @@ class _Check:
             message = f"{store.folder}: {len(extra)} files that no question asks about ({some}, ...); never read"
             self.note("extra", store.folder, message)
 
+    def frame_files(self) -> None:
+        """Folders of JPEGs: every video's, numbered without a gap. They are not decoded."""
+        if not (self.root / FOLDER).is_dir():
+            return
+        store = FrameFiles(self.root, 1, (0.0,) * 3, (1.0,) * 3)
+        self.report.features[store.name], self.lengths[store.name] = 0, {}
+        for item in self._bar(self.video_ids, store.name):
+            try:
+                self.lengths[store.name][item] = store.rows(item)
+            except DataError as error:
+                self.problem("features", store.path(item), str(error))
+                continue
+            self.report.features[store.name] += 1
+        self.report.lengths[store.name] = dict(Counter(self.lengths[store.name].values()).most_common())
+
     def equal_lengths(self) -> None:
         """Sound and pictures must have the same T."""
-        kinds = [name for name in self.lengths if not FEATURES[name].per_question]
+        kinds = [name for name in self.lengths if name not in FEATURES or not FEATURES[name].per_question]
         for video in self.video_ids:
             rows = {name: self.lengths[name][video] for name in kinds if video in self.lengths[name]}
             if len(set(rows.values())) > 1:
