@@ -159,6 +159,8 @@ def evaluate_action(
     labelled = all(row.labelled for row in rows)
     if not labelled and out is None:
         raise UsageError(f"the labels of {split} are hidden: there is nothing to score; give --out for predictions")
+    known = labelled and split_file(root, "train").is_file()
+    train = rows_of(root, "train", classes) if known else []  # a wrong row is told before the work, not after it
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers)
     bar = tqdm(loader, desc=f"{split}: {task}", unit="batch", file=sys.stderr, disable=not progress)
     found = _predict(model, unwrapped_errors(bar), chosen)
@@ -181,10 +183,9 @@ def evaluate_action(
                 "seconds_per_clip": seconds / len(rows),
             }
     prior, probe, note = {}, {}, ""
-    if labelled and not split_file(root, "train").is_file():
+    if labelled and not known:
         note = f"no class prior and no probe of the words: {split_file(root, 'train')} is not there"
     elif labelled:
-        train = rows_of(root, "train", classes)
         prior = columns(judge(task, *_prior(train, rows, classes), rows, lists))
         probe, note = _probe(source, folder, split, train, rows)
     return ActionReport(task, split, len(rows), source, trained, scores, prior, probe, note, views, crops)

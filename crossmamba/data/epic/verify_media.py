@@ -132,10 +132,11 @@ class _Media:
             wanted[first : stop + 1] = True
         has = np.zeros(last + 1, dtype=bool)
         has[there] = True
-        self._gaps(folder, np.flatnonzero(wanted & ~has), rows)
+        tar = source.tar(row)
+        self._gaps(folder if tar is None else tar.path, np.flatnonzero(wanted & ~has), rows)
         self._content(source, row, np.flatnonzero(wanted & has))
 
-    def _gaps(self, folder: Path, absent: NDArray[np.int64], rows: list[EpicRow]) -> None:
+    def _gaps(self, place: Path, absent: NDArray[np.int64], rows: list[EpicRow]) -> None:
         """One problem a run of missing numbers, with the segments that want it."""
         if not len(absent):
             return
@@ -145,8 +146,8 @@ class _Media:
             named = ", ".join(row.narration_id for row in users[:_NAMED])
             more = f" and {len(users) - _NAMED} more" if len(users) > _NAMED else ""
             names = frame_name(first) if first == last else f"{frame_name(first)} to {frame_name(last)} ({len(run)})"
-            message = f"{folder}: missing {names}, wanted by {named}{more}"
-            self.report.problem("missing", folder, message)
+            message = f"{place}: missing {names}, wanted by {named}{more}"
+            self.report.problem("missing", place, message)
 
     def _content(self, source: FrameFolders, row: EpicRow, numbers: NDArray[np.int64]) -> None:
         tar, folder = source.tar(row), source.folder(row)

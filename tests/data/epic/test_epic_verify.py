@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -154,6 +155,16 @@ def test_content_of_a_jpeg_is_found_by_decoding(copy: Callable) -> None:
 def test_tars(copy: Callable) -> None:
     root = copy("frames")
     path = root / "P02/rgb_frames/P02_101.tar"
+    whole = path.read_bytes()
+    with tarfile.open(path) as old, tarfile.open(root / "new.tar", "w") as new:
+        for member in old.getmembers():
+            if not member.name.endswith("frame_0000000055.jpg"):
+                new.addfile(member, old.extractfile(member))
+    (root / "new.tar").replace(path)
+    report = verify_epic100(root, progress=False)
+    assert kinds(report) == ["missing"]
+    assert "P02_101.tar: missing frame_0000000055.jpg, wanted by P02_101_0" in report.text
+    path.write_bytes(whole)
     path.write_bytes(path.read_bytes()[:300_000])
     report = verify_epic100(root, progress=False)
     assert kinds(report) == ["corrupt"]
