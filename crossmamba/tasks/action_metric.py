@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from crossmamba.metrics.epic100 import EpicScores, LabelledRow, anticipation_scores, recognition_scores
+from crossmamba.metrics.epic100 import EpicScores, LabelledRow, anticipation_scores, log_softmax, recognition_scores
 
 SLOTS = ("verb", "noun", "action")
 
@@ -34,7 +34,8 @@ def headline(scores: EpicScores) -> dict[str, float | None]:
 
 
 class ActionMetric(Metric):
-    """Takes logits by the row's number; `compute` gives `headline` as fractions.
+    """Takes logits by the row's number; `compute` gives `headline` as fractions, and `loss`, the mean cross-entropy of
+    verbs plus that of nouns. Both are of the whole split, on any number of processes that share it in any way.
 
     Args:
         task: "recognition" or "anticipation". rows: labelled segments; `index` counts them.
@@ -59,5 +60,11 @@ class ActionMetric(Metric):
         index = dim_zero_cat(self.index).cpu()
         verb, noun = (dim_zero_cat(state).cpu().double().numpy() for state in (self.verb, self.noun))
         judge = anticipation_scores if self.task == "anticipation" else recognition_scores
-        found = headline(judge(verb, noun, [self.rows[number] for number in index.tolist()]))
-        return {name: torch.tensor(value / 100) for name, value in found.items() if value is not None}
+        rows = [self.rows[number] for number in index.tolist()]
+        found = headline(judge(verb, noun, rows))
+        loss = sum(
+            -float(log_softmax(logits)[range(len(rows)), [getattr(row, f"{slot}_class") for row in rows]].mean())
+            for slot, logits in (("verb", verb), ("noun", noun))
+        )
+        scores = {name: torch.tensor(value / 100) for name, value in found.items() if value is not None}
+        return scores | {"loss": torch.tensor(loss, dtype=torch.float32)}

@@ -238,6 +238,35 @@ def test_without_the_train_rows_there_is_no_prior_and_that_is_said(clip_run, kit
     assert "no class prior and no probe of the words" in told
 
 
+def test_wrong_rows_are_told_before_any_work(clip_run, kitchen, tmp_path, capsys):
+    """Also of the train split, which gives the prior and is read by `eval` only for it."""
+    for split in ("train", "validation"):
+        root = tmp_path / split
+        root.mkdir()
+        for path in kitchen.iterdir():
+            (root / path.name).symlink_to(path)
+        path = root / f"EPIC_100_{split}.csv"
+        header, first, second, *rest = path.read_text().splitlines()
+        cells = second.split(",")
+        path.unlink()
+        for column, value, message in (
+            ("start_timestamp", "nan", "start_timestamp is 'nan'"),
+            ("verb_class", "99", "verb_class is 99; the class table has 0 to 11"),
+        ):
+            wrong = list(cells)
+            wrong[header.split(",").index(column)] = value
+            path.write_text("\n".join([header, first, ",".join(wrong), *rest]) + "\n")
+            training = ["train", "--config", "action/demo_kitchen", *CLIPS.split(), "--run.dir", str(tmp_path / "run")]
+            for arguments in (["eval", str(clip_run), "--out", str(tmp_path / "out")], training):
+                arguments += ["--data.root", str(root)]
+                assert main(arguments) == 3
+                said = capsys.readouterr().err
+                assert f"EPIC_100_{split}.csv:3: narration {cells[0]}: {message}" in said
+            path.unlink()
+    assert not (tmp_path / "run").exists()
+    assert not list((tmp_path / "out").glob("*"))
+
+
 def test_no_submission_that_was_told_the_answers(run, kitchen, tmp_path, capsys):
     arguments = ["eval", str(run), "--data.root", str(kitchen), "--out", str(tmp_path / "out")]
     assert main([*arguments, "--submission", str(tmp_path / "s.zip"), "--sls", "0", "3", "3"]) == 2
