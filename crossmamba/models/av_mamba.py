@@ -17,6 +17,7 @@ The paper is four pages and states neither widths nor a recipe. Where each value
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -101,6 +102,13 @@ class AVMamba(AVQAModel):
         return Fused(self.join(torch.tanh(torch.cat([heard, looked], dim=-1))), attention=attention)
 
 
+def check_grid(grid: Any) -> tuple[int, int]:
+    """(rows, columns) of a coarser picture. UsageError for anything but two whole numbers above 0."""
+    if not isinstance(grid, Sequence) or len(grid) != 2 or any(type(n) is not int or n < 1 for n in grid):
+        raise UsageError(f"picture_grid is {grid!r}; expected two whole numbers above 0, such as [4, 4]")
+    return grid[0], grid[1]
+
+
 class GridPool(nn.Module):
     """Means over the cells of a coarser grid: the scans in space cost as much as there are cells.
 
@@ -110,7 +118,7 @@ class GridPool(nn.Module):
 
     def __init__(self, grid: tuple[int, int]) -> None:
         super().__init__()
-        self.grid = tuple(grid)
+        self.grid = check_grid(grid)
 
     def forward(self, picture: Tensor) -> Tensor:
         """(V, T, h, w, C) -> (V, T, *grid, C). UsageError for a picture that is coarser already."""

@@ -45,6 +45,7 @@ from crossmamba.blocks.alignment import HyperbolicAlignment, NoAlignment, build_
 from crossmamba.blocks.mamba import Mamba
 from crossmamba.encoders.text import LSTMQuestion, VectorQuestion, build_question_input
 from crossmamba.errors import UsageError
+from crossmamba.models.av_mamba import check_grid
 from crossmamba.models.avqa import (
     ANSWERS,
     AnswerHead,
@@ -76,7 +77,7 @@ class PictureVector(nn.Module):
 
     def __init__(self, channels: int, width: int, grid: tuple[int, int] = (1, 1)) -> None:
         super().__init__()
-        self.grid = tuple(grid)
+        self.grid = check_grid(grid)
         self.linear = nn.Linear(channels * self.grid[0] * self.grid[1], width)
 
     def forward(self, visual: Tensor) -> Tensor:

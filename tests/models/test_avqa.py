@@ -37,3 +37,10 @@ def test_published_sizes_take_the_product_and_small_ones_the_network(name: str) 
         assert isinstance(create_model(name).merge, ProductMerge)
         assert isinstance(create_model(f"{name}_small").merge, NetworkMerge)
         assert isinstance(create_model(f"{name}_small", merge="product").merge, ProductMerge)
+
+
+@pytest.mark.parametrize("name", ["av_mamba_small", "shmamba_small"])
+@pytest.mark.parametrize("grid", ["null", [4], [0, 4], [4.0, 4], 4])
+def test_a_picture_grid_is_two_numbers(name, grid):
+    with pytest.raises(UsageError, match=r"picture_grid is .*expected two whole numbers"):
+        create_model(name, picture_grid=grid)

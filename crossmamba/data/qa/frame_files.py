@@ -90,7 +90,7 @@ class FrameFiles:
             raise DataError(f"{self.path(item)}: {used} frames; frame {int(wanted.max()) + 1} is wanted")
         pictures = np.stack([self._picture(self.path(item) / f"{row + 1:06d}.jpg") for row in wanted.tolist()])
         values = pictures.transpose(0, 3, 1, 2).astype(np.float32) / 255
-        return (values - self._mean) / self._std
+        return np.asarray((values - self._mean) / self._std, dtype=np.float32)
 
     def _picture(self, path: Path) -> NDArray[np.uint8]:
         """uint8 (S, S, 3), scaled by FFmpeg as the pictures of raw videos are."""
