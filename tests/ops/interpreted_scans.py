@@ -1,7 +1,7 @@
 """Whole scans by the Triton kernels, cut in every way, against float64. Run by `test_triton.py`, in its own process.
 
     TRITON_INTERPRET=1 python -m pytest tests/ops/interpreted_scans.py           # half a minute on one core
-    TRITON_INTERPRET=1 python -m pytest tests/ops/interpreted_scans.py -m slow   # minutes: an estimate, 5
+    TRITON_INTERPRET=1 python -m pytest tests/ops/interpreted_scans.py -m slow   # some 15 minutes
 
 The interpreter needs about 20 ms for a step forward and backward.
 """
@@ -160,8 +160,15 @@ def test_no_sample_no_channel_no_token():
         assert_true(case, scanned(case, *configs(case, chunked=False)))
 
 
+def sized(case: Case, count: int, channels: int) -> Case:
+    """A case with that many states; two samples where C's gradient would be one number, which has no others to average
+    cancellation out: 2.0 from 1386 terms of norm 9.2 was off by 1.6e-6 of itself (the native scan's by 1.0e-6)."""
+    alone = count == 1 and case.C == "short" and case.batch * case.groups * case.routes == 1
+    return replace(case, states=count, channels=channels, batch=2 if alone else case.batch)
+
+
 MATRIX = [
-    replace(case, states=count, channels=channels)
+    sized(case, count, channels)
     for case in (*CASES, *THREE_PHASES)
     for count, channels in ((1, 66), (2, 66), (4, 66), (8, 66), (16, 66), (64, 30))
 ]
