@@ -27,21 +27,29 @@ _CONCERTS = (
 KITCHEN = {
     "action": (
         "recognition",
-        "top1",
-        (("the noun told", "true_noun"), ("the verb told", "true_verb"), ("one frame", "one_frame")),
+        (
+            ("the noun told", "true_noun", "top1"),
+            ("the verb told", "true_verb", "top1"),
+            ("one frame", "one_frame", "top1"),
+        ),
     ),
     "action-anticipation": (
         "anticipation",
-        "mt5r_lift",
-        (("the past seen", "seen_past"), ("the last action alone", "last_action")),
+        (
+            ("the past seen", "seen_past", "mt5r_lift"),
+            ("the last action alone", "last_action", "mt5r_lift"),
+            ("what the window shows, two heads", "seen_window", "mt5r_heads"),
+        ),
     ),
 }
-"""By study: the part of the file, the measure, and its lines."""
+"""By study: the part of the file, and its lines: title, name, measure."""
 _KITCHEN = {
     "action": "Ceilings are of who knows the noun (or the verb) and guesses the rest by the train split, and of who "
     "sees one frame from the middle of an action, which does not tell movements from the same backwards.",
     "action-anticipation": "Ceilings are computed from the law of the synthetic kitchen: of who saw all that was done "
-    "up to one second before, and of who knows the last action alone.",
+    "up to one second before, of who knows the last action alone, and of who names without fault what the 2.13 s "
+    "before show, does not read the table, and ranks actions by the product of verb and noun as a model of two heads "
+    "does. All know the law; a model must learn it from the train split.",
 }
 
 
@@ -75,7 +83,7 @@ def read_ceilings(root: Path, split: str, study: str = "") -> Ceilings:
 
 
 def _kitchen(path: Path, split: str, study: str) -> Ceilings:
-    part, measure, wanted = KITCHEN[study]
+    part, wanted = KITCHEN[study]
     if not path.exists():
         return Ceilings()
     try:
@@ -84,12 +92,18 @@ def _kitchen(path: Path, split: str, study: str) -> Ceilings:
             return Ceilings()
         everything = known["all"]
         lines = {
-            title: {slot: float(everything[name][slot][measure]) for slot in ("verb", "noun", "action")}
-            for title, name in wanted
+            title: {slot: float(_measured(everything[name][slot], measure)) for slot in ("verb", "noun", "action")}
+            for title, name, measure in wanted
+            if name in everything or name != "seen_window"  # sets of before have none
         }
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
     return Ceilings(lines, _KITCHEN[study])
+
+
+def _measured(found: Mapping[str, Any], measure: str) -> Any:
+    """Heads are told of actions alone: of verbs and nouns there is nothing to put together."""
+    return found.get(measure, found["mt5r"]) if measure == "mt5r_heads" else found[measure]
 
 
 def _damaged(path: Path, error: Exception) -> DataError:

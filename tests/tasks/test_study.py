@@ -209,6 +209,20 @@ def test_folds_that_are_none(tmp_path, pretend):
     assert "no cross-fitting" in text
 
 
+def test_ceilings_of_anticipation_and_of_sets_from_before_the_window(tmp_path):
+    (tmp_path / "truth").mkdir()
+    path = tmp_path / "truth" / "ceilings.json"
+    half = {slot: {"mt5r_lift": 50.0} for slot in ("verb", "noun", "action")}
+    known = {"seen_past": half, "last_action": half}
+    window = {"verb": {"mt5r": 40.0}, "noun": {"mt5r": 30.0}, "action": {"mt5r": 20.0, "mt5r_heads": 10.0}}
+    for held, count in ((known, 2), ({**known, "seen_window": window}, 3)):
+        path.write_text(json.dumps({"anticipation": {"test": {"all": held}}}))
+        lines = read_ceilings(tmp_path, "test", "action-anticipation").lines
+        assert len(lines) == count
+    assert lines["what the window shows, two heads"] == {"verb": 40.0, "noun": 30.0, "action": 10.0}
+    assert lines["the past seen"]["action"] == 50.0
+
+
 def test_the_table_of_actions_tells_sources_and_warns(tmp_path, pretend):
     study = study_of("action")
     chosen = options(tmp_path, rows=("none", "shared_a, oracle"))
