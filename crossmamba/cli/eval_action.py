@@ -114,5 +114,6 @@ def _submit(args: argparse.Namespace, model: Any, report: Any, out: Path) -> Non
         held.noun,
         challenge=f"action_{report.task}",  # type: ignore[arg-type]  # one of the two
         sls=tuple(args.sls),
+        actions="product" if held.actions is None else held.actions,
     )
     print(f"{args.submission}: {len(held.narration_ids)} segments", file=sys.stderr)

@@ -25,6 +25,7 @@ __all__ = [
     "ACTIONS_KEPT",
     "ActionScores",
     "action_scores",
+    "action_scores_of_head",
     "action_scores_of_joint",
     "check_scores",
     "closed_action_scores",
@@ -224,6 +225,41 @@ def action_scores_of_joint(
     table = np.array(actions, dtype=np.int64)
     best = top_classes(scores, keep)
     return ActionScores(table[best], np.take_along_axis(scores, best, axis=1))
+
+
+def action_scores_of_head(
+    joint: ArrayLike,
+    actions: Sequence[tuple[int, int]],
+    verb: ArrayLike,
+    noun: ArrayLike,
+    keep: int = ACTIONS_KEPT,
+) -> ActionScores:
+    """As `action_scores_of_joint`, for a model that has heads over verbs and nouns besides.
+
+    Where the list has fewer than `keep` actions (a challenge's file needs exactly 100), all others come behind them, in
+    the order of `action_scores` and one unit lower than the last of the list.
+
+    Args:
+        joint: (N, actions). actions: different pairs. verb: (N, V). noun: (N, M). keep: as `action_scores`.
+
+    Raises:
+        UsageError: as `action_scores_of_joint` and `action_scores`; a pair beyond the classes.
+    """
+    verbs, nouns = check_scores(verb, "verb"), check_scores(noun, "noun")
+    table = _pair_table(actions, verbs.shape[1], nouns.shape[1])
+    chosen = action_scores_of_joint(joint, actions, keep)
+    if len(chosen.pairs) != len(verbs):
+        raise UsageError(f"{len(chosen.pairs)} rows of action scores and {len(verbs)} of verb scores")
+    product = action_scores(verbs, nouns, keep)
+    lacking = product.pairs.shape[1] - chosen.pairs.shape[1]
+    if lacking <= 0:
+        return chosen
+    listed = np.isin(product.ids, table[:, 0] * 1000 + table[:, 1])
+    others = np.argsort(listed, axis=1, kind="stable")[:, :lacking]  # len(actions) at most are listed: enough are left
+    pairs = np.take_along_axis(product.pairs, others[..., None], axis=1)
+    scores = np.take_along_axis(product.scores, others, axis=1)
+    scores = scores - scores[:, :1] + chosen.scores[:, -1:] - 1
+    return ActionScores(np.concatenate([chosen.pairs, pairs], axis=1), np.concatenate([chosen.scores, scores], axis=1))
 
 
 def marginalise(

@@ -3,7 +3,8 @@
 | file | what it holds |
 |---|---|
 | .json, .zip | the challenge's submission (`epic100_submission`) |
-| .npz | narration_id (N,), verb_output (N, V), noun_output (N, M); may hold question_source |
+| .npz | narration_id (N,), verb_output (N, V), noun_output (N, M); may hold question_source, action_pairs (N, K, 2) |
+|      | with action_output (N, K): the scores of a head over actions, best first                                     |
 | .pt | the same keys in a dict of tensors and lists, or (official code) a list of such dicts, one a segment |
 
 Everything goes by narration id. Pickles are refused: they can run code.
@@ -143,9 +144,15 @@ def score_epic(
 
 
 def write_epic_predictions(
-    path: str | Path, narration_ids: Sequence[str], verb: ArrayLike, noun: ArrayLike, *, question_source: str
+    path: str | Path,
+    narration_ids: Sequence[str],
+    verb: ArrayLike,
+    noun: ArrayLike,
+    *,
+    question_source: str,
+    actions: ActionScores | None = None,
 ) -> None:
-    """Writes `.npz`, float32, atomically.
+    """Writes `.npz`, float32, atomically; arguments as `EpicPredictions`.
 
     Raises:
         UsageError: another ending, an unknown question source, or what `check_scores` refuses.
@@ -161,6 +168,11 @@ def write_epic_predictions(
         raise UsageError(
             f"{len(names)} narration ids, {len(verbs)} rows of verb scores and {len(nouns)} of noun scores"
         )
+    explicit: dict[str, Any] = {}
+    if actions is not None:
+        if len(actions.pairs) != len(names):
+            raise UsageError(f"{len(names)} narration ids and {len(actions.pairs)} rows of action scores")
+        explicit = {"action_pairs": actions.pairs.astype(np.int32), "action_output": actions.scores.astype(np.float32)}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -171,6 +183,7 @@ def write_epic_predictions(
                 verb_output=verbs.astype(np.float32),
                 noun_output=nouns.astype(np.float32),
                 question_source=np.array(question_source, dtype=np.str_),
+                **explicit,
             )
         os.replace(temporary, path)
     finally:
@@ -214,7 +227,22 @@ def read_epic_predictions(path: str | Path, *, verbs: int = 97, nouns: int = 300
     source = content.get("question_source")
     if source is not None and str(source) not in SOURCES:
         raise DataError(f"{path}: question_source is {str(source)!r}; one of {', '.join(SOURCES)}")
-    return EpicPredictions(names, verb, noun, None, None if source is None else str(source))
+    actions = _actions(path, content, (len(names), verb.shape[1], noun.shape[1])) if "action_pairs" in content else None
+    return EpicPredictions(names, verb, noun, actions, None if source is None else str(source))
+
+
+def _actions(path: Path, content: dict[str, Any], sizes: tuple[int, int, int]) -> ActionScores:
+    """The explicit scores of pairs, for (segments, verbs, nouns)."""
+    pairs, scores = np.asarray(content["action_pairs"]), np.asarray(content.get("action_output", ()))
+    if pairs.dtype.kind not in "iu" or pairs.ndim != 3 or pairs.shape[::2] != (sizes[0], 2):
+        raise DataError(f"{path}: action_pairs are {pairs.dtype} {pairs.shape}; expected integers ({sizes[0]}, K, 2)")
+    if scores.dtype.kind != "f" or scores.shape != pairs.shape[:2] or not np.isfinite(scores).all():
+        raise DataError(f"{path}: action_output needs a finite number for each of the {pairs.shape[:2]} action_pairs")
+    if (pairs < 0).any() or (pairs >= sizes[1:]).any():
+        raise DataError(f"{path}: action_pairs go beyond the {sizes[1]} verbs and {sizes[2]} nouns")
+    if (np.diff(scores, axis=1) > 0).any():
+        raise DataError(f"{path}: action_pairs are not sorted, best first, by action_output")
+    return ActionScores(pairs.astype(np.int64), scores.astype(np.float64))
 
 
 def _npz(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Symbols (paper -> here):
     V        clip (B, 3, T, H, W), or its tokens, stored (B, L, d_v); projected (B, L, d)
     T        a question as tokens (B, 40, .), see models/mambavl_text.py; projected (B, 40, d)
     d        width                      verb logits (B, 97)             noun logits (B, 300)
+    (ours)   `action_classes`: a third head over actions, see models/mambavl_actions.py; the paper and its layouts: none
 
 The questions are never joined (spec §1.2): the verb's logits read the video and the verb question (in which the noun is
 masked), the noun's logits the video and the noun question (in which the verb is masked). The video passes once, and one
@@ -34,6 +35,7 @@ from crossmamba.blocks.ssm_fusion import INITS, check_choice, official_init_, su
 from crossmamba.encoders import VideoEncoder, build_video_encoder
 from crossmamba.errors import UsageError
 from crossmamba.models.baselines.vl_fusion import build_vl_fusion
+from crossmamba.models.mambavl_actions import ActionHead
 from crossmamba.models.mambavl_text import TextSide, build_text_side
 from crossmamba.models.registry import register_model
 
@@ -48,10 +50,12 @@ Question = tuple[Tensor, Tensor | None]
 
 @dataclass
 class MambaVLOutput:
-    """What a model returns: logits `verb` (B, 97) and `noun` (B, 300)."""
+    """What a model returns: logits `verb` (B, 97) and `noun` (B, 300); `action` (B, places) with a head for them, whose
+    first columns are `known_actions(model)`."""
 
     verb: Tensor
     noun: Tensor
+    action: Tensor | None = None
 
 
 class MambaVL(nn.Module):
@@ -63,6 +67,7 @@ class MambaVL(nn.Module):
         video_dim: d_v. width: d. video_proj, text_proj: the layers to d. head_dropout: before both heads.
         fused_norm: a LayerNorm ahead of the heads (ours): on the fused vector, or on each term where that is a sum of
             terms, so that the logits stay additive.
+        action_classes: places of an `ActionHead` beside the two; None or 0: no such head.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class MambaVL(nn.Module):
         nouns: int = NOUNS,
         head_dropout: float = 0.0,
         fused_norm: bool = False,
+        action_classes: int | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.text, self.fusion = encoder, text, fusion
@@ -90,6 +96,7 @@ class MambaVL(nn.Module):
         self.norms = nn.ModuleDict({name: nn.LayerNorm(width) for name in normed})
         self.head_dropout = nn.Dropout(head_dropout)
         self.verb_head, self.noun_head = nn.Linear(width, verbs), nn.Linear(width, nouns)
+        self.action_head = ActionHead(width, action_classes) if action_classes else None
 
     @property
     def needs(self) -> dict[str, Any]:
@@ -136,7 +143,9 @@ class MambaVL(nn.Module):
 
     def classify(self, verb: Tensor, noun: Tensor) -> MambaVLOutput:
         """The two fused vectors (B, d) -> logits."""
-        return MambaVLOutput(self.verb_head(self.head_dropout(verb)), self.noun_head(self.head_dropout(noun)))
+        verb, noun = self.head_dropout(verb), self.head_dropout(noun)
+        action = None if self.action_head is None else self.action_head(verb, noun)
+        return MambaVLOutput(self.verb_head(verb), self.noun_head(noun), action)
 
     def video_tokens(self, video: Tensor) -> Tensor:
         """A clip (B, 3, T, H, W) or stored tokens (B, L, d_v) -> (B, L, d). UsageError for another shape."""
@@ -288,6 +297,7 @@ def mambavl(
     head_dropout: float = 0.0,
     verbs: int = VERBS,
     nouns: int = NOUNS,
+    action_classes: int | None = None,
 ) -> MambaVL:
     """Builds MambaVL: the paper's fusion by default.
 
@@ -307,7 +317,8 @@ def mambavl(
             if it has one, is in `video_args`.
         fused_norm: see `MambaVL`; for narrow models that learn from scratch: without it SSM-Fusion's vector starts at a
             tenth to a thirtieth of the size of the others'.
-        head_dropout: before both heads. verbs, nouns: classes.
+        head_dropout: before all heads. verbs, nouns: classes.
+        action_classes: see `MambaVL`.
 
     Raises:
         UsageError: an unknown value; the message names the allowed ones.
@@ -348,9 +359,11 @@ def mambavl(
         nouns=nouns,
         head_dropout=head_dropout,
         fused_norm=fused_norm,
+        action_classes=action_classes,
     )
     if init == "official":
-        for part in (side, text_proj, joined, model.video_proj, model.norms, model.verb_head, model.noun_head):
+        heads = (model.verb_head, model.noun_head, model.action_head)
+        for part in (side, text_proj, joined, model.video_proj, model.norms, *heads):
             if part is not None:
                 official_init_(part)
     return model

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crossmamba.data.epic.crops import HALF, ClipTransform
 from crossmamba.data.epic.sampling import GAP, WINDOW
 from crossmamba.encoders import VideoEncoder
 from crossmamba.errors import CheckpointError
+from crossmamba.models.mambavl_actions import known_actions
 from crossmamba.predict.action_names import ClassNames, Said
 from crossmamba.predict.action_questions import Asked, ask
 from crossmamba.predict.common import WithCard, pick_device
@@ -99,6 +102,8 @@ class ActionModel(WithCard):
         self.model: Any = model.to(self.device).eval()
         self.preprocessing, self.facts = dict(preprocessing), dict(facts)
         self.folder, self.weights = folder, dict(weights or {})
+        # Segments are joined by verbs and nouns; a head over actions speaks where a moment stands for itself.
+        self.actions = np.array(known_actions(model) if self.kind == "anticipation" else [], np.int64).reshape(-1, 2)
         self.names = ClassNames.of(preprocessing, self.model.verb_head.out_features, self.model.noun_head.out_features)
         if preprocessing.get("video") == "none":
             raise CheckpointError("This model was trained on questions alone: it sees nothing of a video.")
@@ -124,21 +129,26 @@ class ActionModel(WithCard):
         batch = torch.stack(clips).to(self.device)
         video = batch if self.model.encoder is not None else self.encoder(batch).tokens
         questions = [None if ids is None else ids.to(self.device).expand(len(clips), -1) for ids in asked.ids]
-        return said_of(self.model(video, *questions))
+        return said_of(self.model(video, *questions), self.actions)
 
     def describe(self) -> dict[str, Any]:
         """For `result.json`."""
         return {"name": self.card.get("name"), "kind": self.kind, **self.facts}
 
 
-def said_of(output: Any) -> list[Said]:
+def said_of(output: Any, actions: NDArray[np.int64] | None = None) -> list[Said]:
     """Logits as probabilities in float64, one for each clip.
+
+    Args:
+        output: a `MambaVLOutput`. actions: (A, 2), what the first columns of its `action` stand for; none: not read.
 
     Raises:
         CheckpointError: values that are not finite.
     """
-    sides = [logits.double().cpu() for logits in (output.verb, output.noun)]
+    joint = [output.action[:, : len(actions)]] if actions is not None and len(actions) else []
+    sides = [logits.double().cpu() for logits in (output.verb, output.noun, *joint)]
     if not all(torch.isfinite(side).all() for side in sides):
         raise CheckpointError("The model answers with values that are not finite: its weights are damaged.")
-    rows: Iterable[tuple[Tensor, Tensor]] = zip(*(side.softmax(-1) for side in sides), strict=True)
-    return [Said(verb.numpy(), noun.numpy()) for verb, noun in rows]
+    rows: Iterable[tuple[Tensor, ...]] = zip(*(side.softmax(-1) for side in sides), strict=True)
+    pairs = actions if len(sides) == 3 else None
+    return [Said(*(values.numpy() for values in row), pairs=pairs) for row in rows]

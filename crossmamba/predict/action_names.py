@@ -1,6 +1,7 @@
 """What a model of actions says, in words: the best verbs, nouns and actions of a clip, segments of a video, and JSON.
 
-An action is a pair; its probability is that of its verb times that of its noun, as in the challenge's scores.
+An action is a pair; its probability is that of its verb times that of its noun, as in the challenge's scores. With a
+head over actions (anticipation) it is what that says, and only the train split's pairs have one.
 """
 
 from __future__ import annotations
@@ -44,20 +45,28 @@ class ClassNames:
 
 @dataclass(frozen=True)
 class Said:
-    """What a model says of a clip: `verb` (V,) and `noun` (N,), each sums to 1."""
+    """What a model says of a clip: `verb` (V,) and `noun` (N,), each sums to 1.
+
+    With a head over actions `action` (A,) sums to 1 too, and `pairs` (A, 2) are their verbs and nouns.
+    """
 
     verb: Probabilities
     noun: Probabilities
+    action: Probabilities | None = None
+    pairs: NDArray[np.int64] | None = None
 
     @property
     def best(self) -> tuple[int, int]:
         """Class numbers of the most probable action."""
+        if self.action is not None and self.pairs is not None:
+            verb, noun = self.pairs[self.action.argmax()].tolist()
+            return verb, noun
         return int(self.verb.argmax()), int(self.noun.argmax())
 
     @property
     def probability(self) -> float:
         """Of the most probable action."""
-        return float(self.verb.max() * self.noun.max())
+        return float(self.verb.max() * self.noun.max() if self.action is None else self.action.max())
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,9 @@ def top_classes(values: Probabilities, names: Sequence[str], count: int) -> list
 
 def top_actions(said: Said, names: ClassNames, count: int) -> list[tuple[str, str, float]]:
     """The best `count` (verb, noun, probability)."""
+    if said.action is not None and said.pairs is not None:
+        best = np.argsort(-said.action, kind="stable")[:count]
+        return [(names.verbs[v], names.nouns[n], float(said.action[k])) for k in best for v, n in said.pairs[k : k + 1]]
     verbs, nouns = (np.argsort(-values, kind="stable")[:count] for values in (said.verb, said.noun))
     product = said.verb[verbs][:, None] * said.noun[nouns][None]  # the best pairs are among the best of each
     places = np.argsort(-product, axis=None, kind="stable")[:count]

@@ -71,7 +71,7 @@ class ActionRun:
         streams = WindowStreams(pipe.model, pipe.encoder, self.grid, self.asked, pipe.device)
         smoother = OnlineSmoother(self.smooth, share_of(self.grid.stride, self.grid.window)) if self.smooth else None
         for step in streams(iter(self.pictures)):
-            (said,) = said_of(step.output)
+            (said,) = said_of(step.output, pipe.actions)
             action = None
             if step.number is not None:
                 action = said.best if smoother is None else smoother.step(said)

@@ -1,4 +1,9 @@
-"""Training of actions (EPIC-KITCHENS-100): verb and noun heads, label smoothing, mixing of clips, optimiser, scores."""
+"""Training of actions (EPIC-KITCHENS-100): verb and noun heads, label smoothing, mixing of clips, optimiser, scores.
+
+A model with a head over actions (`model_args.action_classes`, ours) learns the pairs of the train split besides: a
+third cross-entropy of the same weight. The head's table of pairs is made of the train rows in `setup` and is part of
+model and checkpoint; a resumed run keeps the checkpoint's and refuses a train split with others.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +15,12 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from crossmamba.encoders import Encoder
-from crossmamba.errors import UsageError
+from crossmamba.errors import DataError, UsageError
 from crossmamba.models.mambavl import MambaVL, MambaVLOutput
+from crossmamba.models.mambavl_actions import known_actions
 from crossmamba.tasks.action_metric import ActionMetric
 from crossmamba.tasks.action_optim import Decay, Optimization, RateSchedule, action_groups, scheduled
+from crossmamba.tasks.action_pairs import ActionPlaces, cross_entropy_of_known
 from crossmamba.tasks.base import TrainingTask
 from crossmamba.tasks.mixing import Mixed, mix
 from crossmamba.tasks.optim import OptimizerName, build_optimizer
@@ -108,6 +115,8 @@ class ActionTask(TrainingTask):
         self.label_smoothing, self.mixup, self.cutmix = label_smoothing, mixup, cutmix
         self.all_must_learn = False
         self.metric: Any = None  # the data set has the rows that are scored
+        self.actions: list[tuple[int, int]] = []  # and the actions that a head for them learns
+        self.places = ActionPlaces(self.actions)
 
     def encoders(self) -> Mapping[str, Encoder]:
         found = {"video": self.model.encoder, "text": getattr(self.model.text, "encoder", None)}
@@ -136,6 +145,8 @@ class ActionTask(TrainingTask):
                     "data.question_source=none"
                 )
         check_classes(self.model, len(data.classes.verbs), len(data.classes.nouns), data.vocabulary_size)
+        if self.model.action_head is not None:
+            self.model.action_head.learn(data.train_actions)
         encoder = self.model.encoder
         if encoder is not None and data.video == "clips":
             for name, ours, theirs in (("mean", encoder.mean, data.mean), ("std", encoder.deviation, data.std)):
@@ -148,7 +159,19 @@ class ActionTask(TrainingTask):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         data = self.trainer.datamodule
-        self.metric = ActionMetric(data.task, data.dataset("val").rows)
+        if self.model.action_head is not None:
+            self.model.action_head.learn(data.train_actions)
+        self.actions = known_actions(self.model)
+        self.places = ActionPlaces(self.actions)
+        self.metric = ActionMetric(data.task, data.dataset("val").rows, actions=self.actions)
+
+    def on_fit_start(self) -> None:
+        """Raises DataError if a checkpoint was loaded whose actions are not those of the train split."""
+        if (held := known_actions(self.model)) != self.actions:
+            raise DataError(
+                f"the checkpoint's head knows {len(held)} actions and the train split has {len(self.actions)}, not the "
+                "same ones: resume with the train split that the run was started with"
+            )
 
     def configure_optimizers(self) -> dict[str, Any]:
         data = self.trainer.datamodule
@@ -173,13 +196,19 @@ class ActionTask(TrainingTask):
         output = self(batch)
         verb = self._loss(output.verb, batch["verb"], mixed)
         noun = self._loss(output.noun, batch["noun"], mixed)
-        for name, part in (("loss", verb + noun), ("loss_verb", verb), ("loss_noun", noun)):
+        parts = {"loss_verb": verb, "loss_noun": noun}
+        if output.action is not None:
+            wanted = self.places(batch["verb"], batch["noun"])
+            parts["loss_action"] = self._loss(output.action[:, : len(self.actions)], wanted, mixed, some_unknown=True)
+        total = verb + noun + parts.get("loss_action", 0)
+        for name, part in {"loss": total, **parts}.items():
             self.log(f"train/{name}", part.detach(), batch_size=size)
-        return verb + noun
+        return total
 
-    def _loss(self, logits: Tensor, labels: Tensor, mixed: Mixed) -> Tensor:
+    def _loss(self, logits: Tensor, labels: Tensor, mixed: Mixed, *, some_unknown: bool = False) -> Tensor:
         def loss(wanted: Tensor) -> Tensor:
-            return F.cross_entropy(logits.float(), wanted, label_smoothing=self.label_smoothing)
+            cross_entropy = cross_entropy_of_known if some_unknown else F.cross_entropy
+            return cross_entropy(logits.float(), wanted, label_smoothing=self.label_smoothing)
 
         if mixed.partner is None:
             return loss(labels)
@@ -187,7 +216,8 @@ class ActionTask(TrainingTask):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         output = self(batch)
-        self.metric.update(output.verb.float(), output.noun.float(), batch["index"])
+        action = None if output.action is None else output.action[:, : len(self.actions)].float()
+        self.metric.update(output.verb.float(), output.noun.float(), batch["index"], action)
 
     def on_validation_epoch_end(self) -> None:
         scores = self.metric.compute()

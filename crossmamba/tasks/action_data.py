@@ -9,6 +9,7 @@ Questions of "generic" need no file. The source of a file is checked against the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from crossmamba.errors import DataError, UsageError
 from crossmamba.questions.records import QuestionSource, check_source, encode_questions, read_questions
 from crossmamba.questions.templates import word_tokenizer
 from crossmamba.questions.tokens import ROBERTA, Tokenizer, WordTokenizer, roberta_tokenizer
+from crossmamba.tasks.action_pairs import actions_of
 from crossmamba.tasks.guards import SubstituteBadSamples
 from crossmamba.tasks.resume import ResumableDataModule
 
@@ -240,6 +242,11 @@ class ActionDataModule(ResumableDataModule):
     def vocabulary_size(self) -> int | None:
         """Token numbers of the questions; None without any."""
         return None if self._tokenizer is None else self._tokenizer.size
+
+    @functools.cached_property
+    def train_actions(self) -> list[tuple[int, int]]:
+        """(verb, noun) of the train rows, each once, in ascending order: what a head over actions learns."""
+        return actions_of(rows_of(self.root, "train", self.classes)[: self.segments])
 
     def train_dataset(self) -> SubstituteBadSamples:
         return SubstituteBadSamples(self._open("train"), seed=self.seed)

@@ -13,7 +13,14 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from crossmamba.metrics.epic100 import EpicScores, LabelledRow, anticipation_scores, log_softmax, recognition_scores
+from crossmamba.metrics.epic100 import (
+    EpicScores,
+    LabelledRow,
+    action_scores_of_head,
+    anticipation_scores,
+    log_softmax,
+    recognition_scores,
+)
 
 SLOTS = ("verb", "noun", "action")
 
@@ -39,18 +46,25 @@ class ActionMetric(Metric):
 
     Args:
         task: "recognition" or "anticipation". rows: labelled segments; `index` counts them.
+        actions: (verb, noun) of the columns of a head over actions, whose scores then judge actions; without: the
+            product of verb and noun. `loss` has no part of it, so that it compares with that of other models.
     """
 
     full_state_update = False
 
-    def __init__(self, task: str, rows: Sequence[LabelledRow], **options: Any) -> None:
+    def __init__(
+        self, task: str, rows: Sequence[LabelledRow], *, actions: Sequence[tuple[int, int]] = (), **options: Any
+    ) -> None:
         super().__init__(**options)
-        self.task, self.rows = task, rows
-        for name in ("verb", "noun", "index"):
+        self.task, self.rows, self.actions = task, rows, list(actions)
+        for name in ("verb", "noun", "index", *(["action"] if self.actions else [])):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
-    def update(self, verb: Tensor, noun: Tensor, index: Tensor) -> None:
-        """Logits (B, verbs) and (B, nouns), int64 (B,)."""
+    def update(self, verb: Tensor, noun: Tensor, index: Tensor, action: Tensor | None = None) -> None:
+        """Logits (B, verbs) and (B, nouns), int64 (B,); with `actions` their logits (B, actions)."""
+        if self.actions:
+            assert action is not None
+            self.action.append(action.detach())
         self.verb.append(verb.detach())
         self.noun.append(noun.detach())
         self.index.append(index)
@@ -61,7 +75,11 @@ class ActionMetric(Metric):
         verb, noun = (dim_zero_cat(state).cpu().double().numpy() for state in (self.verb, self.noun))
         judge = anticipation_scores if self.task == "anticipation" else recognition_scores
         rows = [self.rows[number] for number in index.tolist()]
-        found = headline(judge(verb, noun, rows))
+        chosen = None
+        if self.actions:
+            joint = dim_zero_cat(self.action).cpu().double().numpy()
+            chosen = action_scores_of_head(joint, self.actions, verb, noun)
+        found = headline(judge(verb, noun, rows, actions=chosen))
         loss = sum(
             -float(log_softmax(logits)[range(len(rows)), [getattr(row, f"{slot}_class") for row in rows]].mean())
             for slot, logits in (("verb", verb), ("noun", noun))

@@ -27,8 +27,16 @@ from crossmamba.data.epic.classes import EpicClasses, read_epic_classes
 from crossmamba.data.epic.crops import ClipTransform
 from crossmamba.data.epic.dataset import split_file
 from crossmamba.errors import DataError, UsageError
-from crossmamba.metrics.epic100 import EpicScores, anticipation_scores, mean_of_views, recognition_scores
+from crossmamba.metrics.epic100 import (
+    ActionScores,
+    EpicScores,
+    action_scores_of_head,
+    anticipation_scores,
+    mean_of_views,
+    recognition_scores,
+)
 from crossmamba.metrics.epic100_score import write_epic_predictions
+from crossmamba.models.mambavl_actions import known_actions
 from crossmamba.questions.probe import guess_from_words
 from crossmamba.questions.records import check_source, read_questions
 from crossmamba.questions.tokens import WordTokenizer
@@ -63,6 +71,7 @@ class ActionReport:
         prior: columns of the train split's class frequencies as scores; {} without its file. probe: top-1 of the words
             alone, by "verb", "noun", "action"; {} without questions. probe_note: why there is none.
         views, crops: clips in time and squares of each that were averaged.
+        actions: train pairs that the model's head over actions scores; 0: an action is the product of verb and noun.
     """
 
     task: str
@@ -76,6 +85,7 @@ class ActionReport:
     probe_note: str = ""
     views: int = 1
     crops: int = 1
+    actions: int = 0
 
 
 def evaluate_action(
@@ -163,19 +173,21 @@ def evaluate_action(
     train = rows_of(root, "train", classes) if known else []  # a wrong row is told before the work, not after it
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers)
     bar = tqdm(loader, desc=f"{split}: {task}", unit="batch", file=sys.stderr, disable=not progress)
-    found = _predict(model, unwrapped_errors(bar), chosen)
+    pairs = known_actions(model)
+    found = _predict(model, unwrapped_errors(bar), chosen, len(pairs))
     lists = {"tail_verbs": classes.tail_verbs, "tail_nouns": classes.tail_nouns, "unseen": classes.unseen}
     if lists["tail_verbs"] is None or lists["tail_nouns"] is None:
         lists |= {"tail_verbs": None, "tail_nouns": None}
     scores: Scores = {}
     for place, name in enumerate(chosen):
-        verb, noun, seconds = found[name]
-        verb, noun = (mean_of_views(x, views * crops) if views * crops > 1 else x for x in (verb, noun))
+        *logits, seconds = found[name]
+        verb, noun, *joint = (mean_of_views(x, views * crops) if views * crops > 1 else x for x in logits)
+        actions = action_scores_of_head(joint[0], pairs, verb, noun) if joint else None
         asked = "none" if name == "video_only" else source
         if out is not None:
-            write_predictions(Path(out) / (name if place else ""), split, rows, (verb, noun), classes, asked)
+            write_predictions(Path(out) / (name if place else ""), split, rows, (verb, noun), classes, asked, actions)
         if labelled:
-            judged = judge(task, verb, noun, rows, lists)
+            judged = judge(task, verb, noun, rows, {**lists, "actions": actions})
             scores[name] = {
                 "accuracy": columns(judged),
                 "detail": judged.to_json(),
@@ -188,7 +200,7 @@ def evaluate_action(
     elif labelled:
         prior = columns(judge(task, *_prior(train, rows, classes), rows, lists))
         probe, note = _probe(source, folder, split, train, rows)
-    return ActionReport(task, split, len(rows), source, trained, scores, prior, probe, note, views, crops)
+    return ActionReport(task, split, len(rows), source, trained, scores, prior, probe, note, views, crops, len(pairs))
 
 
 def clip_transform(inputs: Mapping[str, Any]) -> ClipTransform:
@@ -235,10 +247,11 @@ def _tampered(batch: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in batch.items() if key not in drop}
 
 
-def _predict(model: nn.Module, batches: Any, names: Sequence[str]) -> dict[str, tuple[Any, Any, float]]:
-    """(verb logits, noun logits, seconds) by perturbation, in the loader's order, in eval mode."""
+def _predict(model: nn.Module, batches: Any, names: Sequence[str], actions: int = 0) -> dict[str, tuple[Any, ...]]:
+    """(verb logits, noun logits, seconds) by perturbation, in the loader's order, in eval mode; with the logits of the
+    first so many actions ahead of the seconds, if there are any."""
     device = next(model.parameters()).device
-    kept: dict[str, tuple[list[Tensor], list[Tensor]]] = {name: ([], []) for name in names}
+    kept: dict[str, list[list[Tensor]]] = {name: [[], [], *([[]] if actions else [])] for name in names}
     seconds, training = dict.fromkeys(names, 0.0), model.training
     model.eval()
     try:
@@ -248,16 +261,17 @@ def _predict(model: nn.Module, batches: Any, names: Sequence[str]) -> dict[str, 
                 for name in names:
                     started = time.perf_counter()
                     output = recognize(model, _tampered(batch, name))
-                    for part, logits in zip(kept[name], (output.verb, output.noun), strict=True):
+                    joint = [output.action[:, :actions]] if actions else []
+                    for part, logits in zip(kept[name], (output.verb, output.noun, *joint), strict=True):
                         part.append(logits.double().cpu())
                     seconds[name] += time.perf_counter() - started
     finally:
         model.train(training)
-    return {n: (torch.cat(verb).numpy(), torch.cat(noun).numpy(), seconds[n]) for n, (verb, noun) in kept.items()}
+    return {n: (*(torch.cat(part).numpy() for part in parts), seconds[n]) for n, parts in kept.items()}
 
 
 def judge(task: str, verb: Any, noun: Any, rows: Sequence[EpicRow], lists: Mapping[str, Any]) -> EpicScores:
-    """The metrics of a task; `lists` are tail classes and unseen participants."""
+    """The metrics of a task; `lists` are tail classes, unseen participants and, if there are any, scores of actions."""
     return (anticipation_scores if task == "anticipation" else recognition_scores)(verb, noun, rows, **lists)
 
 
@@ -312,18 +326,24 @@ def _probe(
 
 
 def write_predictions(
-    folder: Path, split: str, rows: Sequence[EpicRow], scores: tuple[Any, Any], classes: EpicClasses, source: str
+    folder: Path,
+    split: str,
+    rows: Sequence[EpicRow],
+    scores: tuple[Any, Any],
+    classes: EpicClasses,
+    source: str,
+    actions: ActionScores | None = None,
 ) -> None:
     """Writes `<split>.npz` with all scores and `<split>.csv` with the best classes, whole or not at all.
 
     Args:
         scores: logits of verbs (N, V) and nouns (N, M). source: of the questions, stated in the npz.
+        actions: of a head over actions; they are in the npz.
     """
     folder.mkdir(parents=True, exist_ok=True)
     verb, noun = scores
-    write_epic_predictions(
-        folder / f"{split}.npz", [row.narration_id for row in rows], verb, noun, question_source=source
-    )
+    names = [row.narration_id for row in rows]
+    write_epic_predictions(folder / f"{split}.npz", names, verb, noun, question_source=source, actions=actions)
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(["narration_id", "verb_class", "noun_class", "verb", "noun", "verb_probability", "noun_probability"])

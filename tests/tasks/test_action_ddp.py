@@ -18,7 +18,7 @@ OPTIONS = (
 
 
 # With clips 130 s, with tokens 41 s, on one core beside a load of 16.
-@pytest.mark.parametrize("way", [pytest.param("clips", marks=pytest.mark.slow), "tokens"])
+@pytest.mark.parametrize("way", [pytest.param("clips", marks=pytest.mark.slow), "tokens", "action head"])
 def test_two_processes_give_the_rows_of_one(tmp_path, processes, way):  # noqa: F811
     """8 segments in 2 steps of 4, on one process or 2 + 2; and 5 of validation, which two share unevenly."""
     root = action_toy.make_set(tmp_path / "kitchen")
@@ -29,6 +29,10 @@ def test_two_processes_give_the_rows_of_one(tmp_path, processes, way):  # noqa: 
     config, tiny = {
         "clips": ("action/demo_kitchen", action_toy.CLIPS),
         "tokens": ("action/demo_kitchen_tokens", action_toy.TOKENS),
+        "action head": (
+            "action/demo_kitchen_tokens",
+            f"{action_toy.TOKENS} --model.model_args.action_classes 192",
+        ),
     }[way]
     common = ["--config", str(find_config(config)), "--data.root", str(root), *tiny.split(), *OPTIONS.split()]
     one, two = tmp_path / "one", tmp_path / "two"
