@@ -124,6 +124,11 @@ class ScanBackend(Protocol):
         """See above."""
         ...
 
+    @property
+    def saved_version(self) -> int:
+        """Raised whenever `saved_elements`, or the meaning of what `forward` saves, changes; see `versioned`."""
+        ...
+
     def why_not(self, device: torch.device, dtype: torch.dtype) -> str | None:
         """None if it can run on that device with a state of that dtype (float32 or float64), else why not."""
         ...
@@ -171,9 +176,9 @@ def list_backends(device: torch.device | str = "cpu", dtype: torch.dtype = torch
 
 
 def registered_backend(name: str) -> ScanBackend:
-    """The back end of that name, able to run or not. Raises ValueError for an unknown name."""
+    """The back end of that name, plain or as `versioned`, able to run or not. Raises ValueError for an unknown name."""
     try:
-        return _BACKENDS[name]
+        return _BACKENDS[name.partition("/")[0]]
     except KeyError:
         raise ValueError(f"unknown scan back end {name!r}: choose auto, {', '.join(_BACKENDS)}") from None
 
@@ -186,6 +191,16 @@ def constant_to_dynamo(function: Answer) -> Answer:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+@constant_to_dynamo
+def versioned(name: str) -> str:
+    """The name as compiled programs hold it, with the version of what the back end saves: "native/2".
+
+    Inductor keeps compiled programs on disk and finds them by the operators' names and arguments. With the plain name
+    it would take those of an earlier version of this library, which expect another size of what `forward` saves.
+    """
+    return f"{name}/{registered_backend(name).saved_version}"
 
 
 @constant_to_dynamo

@@ -1,9 +1,9 @@
 """The scan as one torch operator, whichever back end runs: what a compiler, an exporter or vmap sees of it.
 
 `crossmamba::scan` and `crossmamba::scan_backward` take a scan in canonical form (`ScanInputs`), flat, and look the back
-end up by its name. They know their outputs' shapes (for torch.compile and torch.export), their gradients, and that
-there is no second derivative. torch.func's transforms do not reach a custom operator's gradient, so under them the same
-two calls go through `autograd.Function`s, whose batching rules fold the mapped axis into the batch.
+end up by its name and version. They know their outputs' shapes (for torch.compile and torch.export), their gradients,
+and that there is no second derivative. torch.func's transforms do not reach a custom operator's gradient, so under them
+the same two calls go through `autograd.Function`s, whose batching rules fold the mapped axis into the batch.
 
     B batch   M tokens   D channels   N states   K routes
 """
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossmamba.ops.backends import ScanGradients, ScanInputs, StepInputs, registered_backend
+from crossmamba.ops.backends import ScanGradients, ScanInputs, StepInputs, registered_backend, versioned
 from crossmamba.ops.onnx import exporting_to_onnx, scan_for_onnx
 
 TENSORS = 11
@@ -36,7 +36,7 @@ def run_scan(inputs: ScanInputs, backend: str) -> tuple[Tensor, Tensor]:
     # An exported program is for inference; if it is trained after all, backward computes what was not saved.
     save = torch.is_grad_enabled() and not torch.compiler.is_exporting()
     save = save and any(isinstance(value, Tensor) and value.requires_grad for value in inputs)
-    out, last_state, _ = _call_scan(*inputs, save, backend)
+    out, last_state, _ = _call_scan(*inputs, save, versioned(backend))
     return out, last_state
 
 

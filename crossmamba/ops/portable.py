@@ -169,7 +169,7 @@ def _accumulate(gradient: Tensor, steps: slice, states: Tensor, channels: Tensor
 class PortableBackend:
     """The chunked scan, with everything around the recurrence as ordinary torch operations."""
 
-    name, priority = "portable", PORTABLE_PRIORITY
+    name, priority, saved_version = "portable", PORTABLE_PRIORITY, 1
 
     def why_not(self, device: torch.device, dtype: torch.dtype) -> str | None:
         return None

@@ -153,7 +153,7 @@ def canonical_scan_ref(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
 class ReferenceBackend:
     """The loops above as a back end, for comparing. Backward walks them again under autograd."""
 
-    name, priority = "reference", 0
+    name, priority, saved_version = "reference", 0, 1
 
     def why_not(self, device: torch.device, dtype: torch.dtype) -> str | None:
         return None

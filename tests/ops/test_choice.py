@@ -21,6 +21,7 @@ from crossmamba.ops import (
     resolve_backend,
     selective_scan_fn,
 )
+from crossmamba.ops.backends import versioned
 
 CPU = torch.device("cpu")
 
@@ -146,3 +147,24 @@ def test_a_function_is_marked_as_torch_would_mark_it():
         pass
 
     assert vars(backends.constant_to_dynamo(ours)) == vars(torch.compiler.assume_constant_result(theirs))
+
+
+def test_compiled_programs_name_the_version_of_what_is_saved():
+    """Inductor's cache on disk outlives an update of the library: another layout must be another program."""
+    assert versioned("portable") == f"portable/{PortableBackend.saved_version}"
+    assert registered_backend(versioned("portable")) is registered_backend("portable")
+    with pytest.raises(ValueError, match="unknown scan back end"):
+        registered_backend("nothing/1")
+    graphs = []
+
+    def capture(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    def run(u, delta, A, B, C):
+        return selective_scan_fn(u, delta, A, B, C, backend="portable")
+
+    u, A, B = torch.rand(1, 3, 5), -torch.rand(3, 2), torch.rand(1, 2, 5)
+    torch.compile(run, fullgraph=True, backend=capture)(u, u, A, B, B)
+    (call,) = [node for node in graphs[0].graph.nodes if "crossmamba.scan" in str(node.target)]
+    assert call.args[-1] == versioned("portable")

@@ -29,6 +29,7 @@ class NativeBackend:
 
     def __init__(self, isa: str | None = None) -> None:
         self.isa = isa
+        self.saved_version = 2  # 1 kept states every 64 steps
         self.name = "native" if isa is None else f"native-{isa}"
         self.priority = 30 if isa is None else -1
 

@@ -52,7 +52,7 @@ def _installed() -> bool:
 class TritonBackend:
     """The scan in Triton. Always deterministic: no sum is taken by atomics, so there is no other mode to choose."""
 
-    name = "triton"
+    name, saved_version = "triton", 1
 
     @property
     def priority(self) -> int:
