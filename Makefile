@@ -38,7 +38,7 @@ install: $(RUN_STAMP) $(KERNELS_STAMP)  ## create .venv with everything needed t
 
 dev: $(DEV_STAMP) $(KERNELS_STAMP)  ## the same, with the tools that check the code
 
-test: $(DEV_STAMP) $(KERNELS_STAMP)  ## run the tests (about 10 minutes on 2 CPU cores)
+test: $(DEV_STAMP) $(KERNELS_STAMP)  ## run the tests (about 12 minutes on 2 CPU cores)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(DEV_STAMP)  ## style, format and types

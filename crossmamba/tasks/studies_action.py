@@ -135,7 +135,8 @@ ACTION_ANTICIPATION = Study(
     "Anticipation one second ahead: official mean top-5 recall against the class prior",
     "Tokens of the 2.13 s that end one second before the action. `generic`: the same two questions for every clip; "
     "`predicted`: made from the action that a recognition model sees in that time, the one before. `video only` is "
-    "without questions, by the mean over the tokens or by a scan.",
+    "without questions, by the mean over the tokens or by a scan. Actions are scored by a head over the train split's "
+    "pairs (ours; `--train '--model.model_args.action_classes 0'` is the paper's product of two heads).",
     (
         Row("video only, mean", "anticipation", (*model_args(fusion="none"), *_asked("none"))),
         Row("video only, scan", "anticipation", (*model_args(fusion="shared_a", text="none"), *_asked("none"))),
