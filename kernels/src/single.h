@@ -27,8 +27,9 @@ static INLINE void single_forward(const SingleRows &rows, int64_t offset, const 
             a[j] = exp.clamped(d[j], load(A + j * VW));
         }
     }
-    for (int from = 0; from < steps; from += CHUNK) {
-        const int to = from + CHUNK < steps ? from + CHUNK : steps;
+    const int piece = kept ? CHUNK : steps;  // an undivided loop is faster
+    for (int from = 0; from < steps; from += piece) {
+        const int to = from + piece < steps ? from + piece : steps;
         if (kept) {
             UNROLL
             for (int j = 0; j < JV; j++) store(kept + j * VW, H[j]);
