@@ -70,6 +70,11 @@ def run(args: argparse.Namespace) -> int:
             "--submission FILE --sls PT TL TD writes the challenge's file"
         )
     predictions = read_epic_predictions(args.pred, verbs=verbs, nouns=nouns)
+    if args.submission is not None and predictions.question_source == "oracle":
+        raise UsageError(
+            f"{args.pred}: oracle questions were made from the true labels; a submission would be told of the answers: "
+            "no file was written"
+        )
     if labelled:
         lists: dict[str, Any] = {}
         if classes is not None:

@@ -196,6 +196,16 @@ def test_a_submission_of_the_test_split(folder: Path, rows: list[Row], scores: t
     assert main(command[:-4]) == 2  # nothing to score, nothing to write
 
 
+def test_oracle_predictions_are_no_submission(folder: Path, rows: list[Row], scores: tuple, capsys: Any) -> None:
+    path, out, names = folder / "p.npz", folder / "s.zip", [row.narration_id for row in rows]
+    write_epic_predictions(path, names, *scores, question_source="oracle")
+    command = ["score", "epic100", "--task", "recognition", "--pred", str(path), "--annotations"]
+    command += [str(folder / "EPIC_100_test_timestamps.csv"), "--submission", str(out), "--sls", "2", "3", "3"]
+    assert main(command) == 2
+    assert "oracle questions were made from the true labels" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_submission_can_be_scored(folder: Path, rows: list[Row], scores: tuple) -> None:
     out, names = folder / "s.json", [row.narration_id for row in rows]
     write_submission(out, names, *scores, challenge="action_recognition", sls=(0, 3, 3))
