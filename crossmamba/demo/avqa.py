@@ -61,18 +61,18 @@ class AVQADemoSettings:
 
     seed: int = 0
     videos: tuple[int, int, int] = (600, 100, 200)
-    questions: int = 16
+    questions: int = 24
     seconds: int = 10
     size: int = 64
     encoder_epochs: int = 16
-    epochs: int = 8
+    epochs: int = 16
     models: tuple[str, ...] = ("av_mamba", "shmamba", "avst")
     options: tuple[str, ...] = ()
 
 
 QUICK = AVQADemoSettings(videos=(24, 8, 12), questions=6, encoder_epochs=3, epochs=2, models=("av_mamba", "shmamba"))
-STEP_SECONDS = 0.5  # of AV-Mamba on one core, for the announcement
-STEP_VIDEOS = 8  # of a training; with all questions about each, since most of a step's time goes by the video
+STEP_SECONDS = 0.1  # of AV-Mamba on one core, for the announcement
+STEP_VIDEOS = 4  # of a training; with all questions about each, since most of a step's time goes by the video
 
 
 def run_avqa_demo(out: str | Path, settings: AVQADemoSettings, *, predict: bool = True) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def run_avqa_demo(out: str | Path, settings: AVQADemoSettings, *, predict: bool 
 
 def _announce(folder: DemoFolder, predict: bool) -> None:
     settings = folder.settings
-    seconds = 60 + sum(settings.videos) * 0.25 + settings.videos[0] * settings.encoder_epochs * 0.009
+    seconds = 30 + sum(settings.videos) * 0.1 + settings.videos[0] * settings.encoder_epochs * 0.006
     seconds += settings.videos[0] / STEP_VIDEOS * settings.epochs * STEP_SECONDS
     answer = "answer questions about a test video, and " if predict else ""
     steps = (
