@@ -27,8 +27,8 @@ struct BackwardOperands {  // of NB states of JV vectors; strides between vector
     float *scratch;                         // [step][vector][state][exp, h][lane]
     int64_t n, N;
     int steps;
-    const Ahead<4> *reads;  // u, delta, d_out, z of the tile to come: this call fetches [reads_from, reads_to)
-    const Ahead<3> *writes;  // d_u, d_delta, d_z
+    const Ahead<4> *reads = nullptr;  // u, delta, d_out, z of the tile to come: this call fetches [reads_from, reads_to)
+    const Ahead<3> *writes = nullptr;  // d_u, d_delta, d_z
     int reads_from = 0, reads_to = 0, writes_from = 0, writes_to = 0;
 };
 
