@@ -8,11 +8,9 @@ harm is a note.
 from __future__ import annotations
 
 import csv
-from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from crossmamba.data.epic.annotations import NOUN_COUNT, VERB_COUNT, EpicRow, parse_rows, read_actions
 from crossmamba.data.epic.classes import ClassTable, class_file, read_epic_classes
@@ -20,7 +18,7 @@ from crossmamba.data.epic.dataset import SPLIT_FILES, split_file
 from crossmamba.data.epic.frames import frame_range
 from crossmamba.data.epic.sampling import GAP
 from crossmamba.data.epic.video import END_SLACK
-from crossmamba.data.verify import Finding
+from crossmamba.data.findings import Finding, Findings
 from crossmamba.errors import DataError, UsageError
 
 __all__ = ["OFFICIAL_ROWS", "EpicSetReport", "SegmentSummary", "verify_epic100"]
@@ -28,7 +26,6 @@ __all__ = ["OFFICIAL_ROWS", "EpicSetReport", "SegmentSummary", "verify_epic100"]
 OFFICIAL_ROWS = {"train": 67_217, "validation": 9_668, "test": 13_092}
 _V2_NOUNS = 305
 _STRANGE_SHARE = 0.01  # single rows are slips of the annotators; more means tables of another version
-_SHOWN = 12  # findings of one kind in the text
 
 
 @dataclass
@@ -46,7 +43,7 @@ class SegmentSummary:
 
 
 @dataclass
-class EpicSetReport:
+class EpicSetReport(Findings):
     """What `verify_epic100` found.
 
     Attributes:
@@ -55,9 +52,10 @@ class EpicSetReport:
         splits: name -> what it holds.
         layout: how the pictures lie; None where they were not looked for or not found.
         checked: what was looked at, such as videos, pictures, seconds -> how much.
-        problems: make the set unfit. notes: worth knowing.
+        problems, notes: see `Findings`.
     """
 
+    shown: ClassVar[int] = 12
     root: str
     media: str
     classes: tuple[int, int] = (0, 0)
@@ -66,19 +64,6 @@ class EpicSetReport:
     checked: dict[str, int] = field(default_factory=dict)
     problems: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """True if there is no problem; notes do not count."""
-        return not self.problems
-
-    def problem(self, kind: str, path: Path | str, message: str) -> None:
-        """Adds one."""
-        self.problems.append(Finding(kind, str(path), message))
-
-    def note(self, kind: str, path: Path | str, message: str) -> None:
-        """Adds one."""
-        self.notes.append(Finding(kind, str(path), message))
 
     def count(self, what: str, number: int = 1) -> None:
         """Adds to `checked`."""
@@ -102,20 +87,7 @@ class EpicSetReport:
             )
         seen = ", ".join(f"{count} {what}" for what, count in self.checked.items())
         lines.append(f"  pictures in {self.media}: {self.layout or 'not checked'}{'; ' + seen if seen else ''}")
-        for title, findings in (("PROBLEM", self.problems), ("note", self.notes)):
-            lines += _listed(title, findings)
-        what = f"{len(self.problems)} problems" if self.problems else "no problem"
-        return "\n".join([*lines, f"{what}, {len(self.notes)} notes"])
-
-
-def _listed(title: str, findings: list[Finding]) -> Iterator[str]:
-    by_kind: dict[str, list[Finding]] = defaultdict(list)
-    for finding in findings:
-        by_kind[finding.kind].append(finding)
-    for kind, members in by_kind.items():
-        yield from (f"  {title} {kind}: {member.message}" for member in members[:_SHOWN])
-        if len(members) > _SHOWN:
-            yield f"  {title} {kind}: ... and {len(members) - _SHOWN} more (--json lists all)"
+        return "\n".join([*lines, *self.told()])
 
 
 def verify_epic100(
