@@ -239,7 +239,7 @@ class BackwardPass {
                     value = softplus(value, exp, rise);
                     store(slope + t * 2 * VW, rise);
                 }
-                largest = max(largest, absolute(value));
+                largest = farther(largest, value);
             } else {
                 value = load(r + DELTA * VW);
             }

@@ -208,7 +208,7 @@ class ForwardPass {
         for (int t = 0; t < own; t++) {
             vf value = load(raw[t] + j * VW) + bias;
             if (s.softplus) value = softplus(value, exp);
-            largest = max(largest, absolute(value));
+            largest = farther(largest, value);
             store(dj + t * VW, value);
             store(xj + t * VW, value * load(u[t] + j * VW));
         }

@@ -153,6 +153,11 @@ struct Exp {
 };
 
 static INLINE vf absolute(vf x) { return (vf)((vi)x & 0x7fffffff); }
+// The larger of bound and |x|, both without sign: in their bits, where a NaN is the largest of all and stays.
+static INLINE vf farther(vf bound, vf x) {
+    vi a = (vi)bound, b = (vi)absolute(x);
+    return (vf)(a > b ? a : b);
+}
 
 // log(1 + w) for w in [0, 1]: w times a polynomial of degree 9 (5e-9).
 static INLINE vf log1p_unit(vf w) {

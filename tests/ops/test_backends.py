@@ -3,6 +3,7 @@
 A new back end is tested by being registered. Errors are norm-relative; `scan_cases.tolerance` says what is allowed.
 """
 
+import math
 import os
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from scan_cases import (
     tolerance,
 )
 
-from crossmamba.ops import ScanGradients, StepInputs, list_backends, registered_backend
+from crossmamba.ops import ScanGradients, StepInputs, list_backends, registered_backend, selective_scan_fn
 
 CUDA = torch.cuda.is_available()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -198,6 +199,24 @@ def test_fresh_memory_full_of_nan_changes_nothing(backend, device, case):
         poisoned = results(backend, case, device)
     for name, value in plain.items():
         assert torch.equal(value, poisoned[name]), name
+
+
+@fast_backends
+def test_before_a_nan_and_beside_it_all_is_as_without(backend, device):
+    """Also where exp(delta A) leaves float32's range first: a tile's largest |delta| is not lost behind the NaN."""
+    skip_unless_able(backend, device)
+    torch.manual_seed(0)
+    u, B, C = (torch.randn(1, width, 12, device=device) for width in (20, 4, 4))
+    delta = torch.rand(1, 20, 12, device=device)
+    delta[:, 3, 2] = 300.0
+    A = -torch.arange(1.0, 5.0, device=device).expand(20, 4)
+    expected = selective_scan_fn(u, delta, A, B, C, backend=backend)
+    delta[:, 3, 5] = math.nan
+    found = selective_scan_fn(u, delta, A, B, C, backend=backend)
+    others = [channel for channel in range(20) if channel != 3]
+    torch.testing.assert_close(found[:, others], expected[:, others])
+    torch.testing.assert_close(found[:, 3, :5], expected[:, 3, :5])
+    assert found[:, 3, 5:].isnan().all()
 
 
 @every_backend
