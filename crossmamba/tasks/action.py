@@ -217,11 +217,15 @@ class ActionTask(TrainingTask):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         output = self(batch)
         action = None if output.action is None else output.action[:, : len(self.actions)].float()
-        self.metric.update(output.verb.float(), output.noun.float(), batch["index"], action)
+        verb, noun = output.verb.float(), output.noun.float()
+        self.metric.update(verb, noun, batch["index"], action)
+        loss = F.cross_entropy(verb, batch["verb"]) + F.cross_entropy(noun, batch["noun"])
+        self.validation_loss.update(loss, weight=len(verb))
 
     def on_validation_epoch_end(self) -> None:
         scores = self.metric.compute()
         self.metric.reset()
+        self.log_validation_loss()
         for name, value in scores.items():
             self.log(f"{self.select_on}/{name}", value.to(self.device), sync_dist=True)
 

@@ -18,7 +18,6 @@ from crossmamba.metrics.epic100 import (
     LabelledRow,
     action_scores_of_head,
     anticipation_scores,
-    log_softmax,
     recognition_scores,
 )
 
@@ -41,13 +40,13 @@ def headline(scores: EpicScores) -> dict[str, float | None]:
 
 
 class ActionMetric(Metric):
-    """Takes logits by the row's number; `compute` gives `headline` as fractions, and `loss`, the mean cross-entropy of
-    verbs plus that of nouns. Both are of the whole split, on any number of processes that share it in any way.
+    """Takes logits by the row's number; `compute` gives `headline` of the whole split as fractions, on any number of
+    processes that share it in any way.
 
     Args:
         task: "recognition" or "anticipation". rows: labelled segments; `index` counts them.
         actions: (verb, noun) of the columns of a head over actions, whose scores then judge actions; without: the
-            product of verb and noun. `loss` has no part of it, so that it compares with that of other models.
+            product of verb and noun.
     """
 
     full_state_update = False
@@ -80,9 +79,4 @@ class ActionMetric(Metric):
             joint = dim_zero_cat(self.action).cpu().double().numpy()
             chosen = action_scores_of_head(joint, self.actions, verb, noun)
         found = headline(judge(verb, noun, rows, actions=chosen))
-        loss = sum(
-            -float(log_softmax(logits)[range(len(rows)), [getattr(row, f"{slot}_class") for row in rows]].mean())
-            for slot, logits in (("verb", verb), ("noun", noun))
-        )
-        scores = {name: torch.tensor(value / 100) for name, value in found.items() if value is not None}
-        return scores | {"loss": torch.tensor(loss, dtype=torch.float32)}
+        return {name: torch.tensor(value / 100) for name, value in found.items() if value is not None}

@@ -123,13 +123,13 @@ class AVQATask(TrainingTask):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         logits = self(batch).logits.float()
-        loss = F.cross_entropy(logits, batch["answer"])
-        self.log(f"{self.select_on}/loss", loss, on_epoch=True, sync_dist=True, batch_size=len(batch["index"]))
+        self.validation_loss.update(F.cross_entropy(logits, batch["answer"]), weight=len(batch["index"]))
         self.metric.update(logits.argmax(dim=1), batch["answer"], batch["kind"], index=batch["index"])
 
     def on_validation_epoch_end(self) -> None:
         scores = self.metric.compute()
         self.metric.reset()
+        self.log_validation_loss()
         for name, value in scores.items():
             if torch.isfinite(value):  # a type without questions has no score
                 self.log(f"{self.select_on}/{name}", value.float().to(self.device), sync_dist=True)

@@ -131,12 +131,13 @@ class AVSTask(TrainingTask):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         output = self.model(batch["frames"], batch["log_mel"])
         parts = segmentation_loss(self.loss_name, output, batch["masks"], batch["annotated"], 0.0)
-        self.log(f"{self.select_on}/loss", parts["loss"], on_epoch=True, sync_dist=True, batch_size=len(batch["index"]))
+        self.validation_loss.update(parts["loss"], weight=len(batch["index"]))
         probability = torch.sigmoid(output.logits.float())
         self.metric.update(probability, batch["masks"], index=batch["index"], annotated=batch["annotated"])
 
     def on_validation_epoch_end(self) -> None:
         scores = self.metric.compute()
         self.metric.reset()
+        self.log_validation_loss()
         for name in LOGGED_SCORES:
             self.log(f"{self.select_on}/{name}", scores[name].float(), sync_dist=True)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule
 from torch import nn
+from torchmetrics import MeanMetric
 
 from crossmamba.encoders import Encoder, load_encoder_weights
 from crossmamba.errors import UsageError
@@ -20,7 +21,8 @@ from crossmamba.tasks.guards import parse_policy
 class TrainingTask(LightningModule):
     """Base of the tasks: a registered model with its recipe.
 
-    A subclass sets `task` and `score`, gives `configure_optimizers` and the steps, and may give `encoders()`.
+    A subclass sets `task` and `score`, gives `configure_optimizers` and the steps, and may give `encoders()`. Its
+    validation step puts its loss into `validation_loss`, weighted by the samples.
 
     Args:
         model, model_args: a registered name (`crossmamba models`) and arguments in place of its builder's defaults.
@@ -47,6 +49,7 @@ class TrainingTask(LightningModule):
         self.model = create_model(model, **(model_args or {}))
         self.encoder_weights = {"picture": picture_weights, "sound": sound_weights}
         self.nan_policy = nan_policy
+        self.validation_loss = MeanMetric()  # over samples, however unevenly processes share them
 
     @property
     def select_on(self) -> str:
@@ -57,6 +60,11 @@ class TrainingTask(LightningModule):
     def monitor(self) -> str:
         """The metric that chooses the best model."""
         return f"{self.select_on}/{self.score}"
+
+    def log_validation_loss(self) -> None:
+        """Logs the mean of what `validation_loss` was given, as `<split>/loss`, and forgets it."""
+        self.log(f"{self.select_on}/loss", self.validation_loss.compute(), sync_dist=True)
+        self.validation_loss.reset()
 
     def encoders(self) -> Mapping[str, Encoder]:
         """The encoders of raw pictures and sound that the model has, under "picture" and "sound"."""
