@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,8 @@ from torchmetrics import Metric
 
 from crossmamba.data.qa import templates, vocabulary
 from crossmamba.data.qa.avqa import AVQADataset, ChoiceVocabulary
-from crossmamba.data.qa.music_avqa import MusicAVQADataset
+from crossmamba.data.qa.music_avqa import MusicAVQADataset, rephrased_vocabulary
+from crossmamba.data.qa.vocabulary import Vocabulary
 from crossmamba.errors import UsageError
 from crossmamba.metrics.avqa import AVQAMetric, ChoiceMetric
 from crossmamba.tasks.avqa_questions import (
@@ -43,11 +45,13 @@ def open_set(name: SetName, root: str | Path, split: str, **options: Any) -> Any
 
 
 def words_of(name: str, card: Mapping[str, Any]) -> dict[str, Any]:
-    """The options by which a data set reads words as a model with this card learned them; none for MUSIC-AVQA, whose
-    words are fixed, and for question vectors."""
-    if name != "avqa" or not card.get("vocabulary") or "question_length" not in card:
+    """The options by which a data set reads words as a model with this card learned them; none for MUSIC-AVQA's 93
+    words, which are fixed, and for question vectors."""
+    if not card.get("vocabulary") or "question_length" not in card:
         return {}
-    return {"vocabulary": ChoiceVocabulary.of_card(card)}
+    if name == "avqa":
+        return {"vocabulary": ChoiceVocabulary.of_card(card)}
+    return {"vocabulary": Vocabulary(card["vocabulary"], int(card["question_length"]))}
 
 
 def metric_of(name: str) -> Metric:
@@ -67,6 +71,8 @@ class AVQADataModule(ResumableDataModule):
         frames: T, seconds that the model sees of a video.
         image_size: side of raw pictures, pixels.
         version: of MUSIC-AVQA's annotations: "json_update", "json", "v2" or "r".
+        words: that a model of MUSIC-AVQA's questions knows: "templates" (the 93), or "rephrased", those of MUSIC-AVQA-R
+            too, so that the model can be scored on `--version r`; see `music_avqa.rephrased_vocabulary`.
         subset: "real" or "synthetic" videos of MUSIC-AVQA only; "all".
         by_video: deal whole MUSIC-AVQA videos to the splits; the official split is by question.
         batch_size: questions per step, process and micro-batch.
@@ -95,6 +101,7 @@ class AVQADataModule(ResumableDataModule):
         frames: int = 10,
         image_size: int = 224,
         version: Literal["json_update", "json", "v2", "r"] = "json_update",
+        words: Literal["templates", "rephrased"] = "templates",
         subset: Literal["all", "real", "synthetic"] = "all",
         by_video: bool = False,
         batch_size: int = 64,
@@ -109,6 +116,8 @@ class AVQADataModule(ResumableDataModule):
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed)
         check_perturbation(perturbation)
+        if words == "rephrased" and (name != "music-avqa" or question != "words"):
+            raise UsageError("data.words=rephrased is for MUSIC-AVQA's questions as words")
         if questions_per_video < 0:
             raise UsageError(f"data.questions_per_video is {questions_per_video}; it must be at least 0")
         self.root, self.name, self.perturbation = root, name, perturbation
@@ -124,8 +133,13 @@ class AVQADataModule(ResumableDataModule):
         self.variant: dict[str, Any] = {}
         if name == "music-avqa":
             self.variant = {"version": version, "subset": subset, "by_video": by_video}
+        self.words = words
         self._limit = questions
         self._cache = VideoCache() if cache_in_memory else None
+
+    @cached_property
+    def _rephrased(self) -> Vocabulary | None:
+        return rephrased_vocabulary(self.root) if self.words == "rephrased" else None
 
     def train_dataset(self) -> SubstituteBadSamples:
         if self.select_on == "test":
@@ -139,7 +153,10 @@ class AVQADataModule(ResumableDataModule):
         return self._open(self.select_on)
 
     def _open(self, split: str) -> VideoQuestions:
-        dataset = open_set(self.name, self.root, split, questions=self._limit, **self.inputs, **self.variant)
+        options = {"questions": self._limit, **self.inputs, **self.variant}
+        if self._rephrased is not None:
+            options["vocabulary"] = self._rephrased
+        dataset = open_set(self.name, self.root, split, **options)
         if self._cache is not None:
             self._cache.fill(dataset)
         return VideoQuestions(dataset, perturbation=self.perturbation, cache=self._cache, seed=self.seed)
@@ -172,6 +189,8 @@ class AVQADataModule(ResumableDataModule):
         card: dict[str, Any] = {**self.inputs, "answers": answers, "vocabulary": None}
         if self.inputs["question"] == "words":
             card["vocabulary"] = list(vocabulary.WORDS)
+            if self._rephrased is not None:
+                card |= {"vocabulary": list(self._rephrased.words), "question_length": self._rephrased.length}
             if self.name == "avqa":
                 card |= self.dataset("val").dataset.vocabulary.describe()  # of the train file
         return card

@@ -202,3 +202,21 @@ def test_eval_takes_the_senses_that_the_model_was_trained_with(tmp_path, train_q
 def test_wrong_arguments_of_eval_are_told(run, questions, capsys, arguments, words):
     assert main(["eval", str(run), "--data.root", str(questions), *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_model_that_knows_the_rephrasings_words_is_scored_on_them(tmp_path, train_questions, capsys):
+    root = make_set(tmp_path / "set")
+    rows = json.loads((root / "json_update" / "avqa-test.json").read_text())
+    said = [{**row, "question_content": "Pray tell, how loud was that?", "templ_values": "[]"} for row in rows]
+    (root / "r").mkdir()
+    (root / "r" / "avqa-test-headtail.json").write_text(json.dumps(said))
+    words = ["--data.words", "rephrased"]
+    assert train_questions(tmp_path / "few", *words, root=root) == 2
+    assert "set model.model_args.words to 98" in capsys.readouterr().err
+    run = tmp_path / "run"
+    assert train_questions(run, *words, "--model.model_args.words", "98", root=root) == 0
+    score = ["eval", str(run), "--data.root", str(root), "--split", "test"]
+    assert main([*score, "--version", "r"]) == 0
+    assert main(score) == 0  # its own questions too
+    assert train_questions(tmp_path / "none", *words, "--data.question", "clip_question", root=root) == 2
+    assert "questions as words" in capsys.readouterr().err

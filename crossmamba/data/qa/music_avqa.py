@@ -27,7 +27,7 @@ from crossmamba.data.qa.annotations import (
 from crossmamba.data.qa.base import QuestionDataset, question_store
 from crossmamba.data.qa.inputs import VideoInputs
 from crossmamba.data.qa.splits import split_by_video
-from crossmamba.data.qa.vocabulary import MUSIC_AVQA, Vocabulary
+from crossmamba.data.qa.vocabulary import MUSIC_AVQA, QUESTION_LENGTH, WORDS, Vocabulary
 from crossmamba.errors import DataError, UsageError
 
 __all__ = ["MusicAVQADataset"]
@@ -54,7 +54,7 @@ class MusicAVQADataset(QuestionDataset):
         subset: "real" or "synthetic" videos only; "all".
         by_video: deal whole videos to the splits (`splits.split_by_video`) instead of the official split by question;
             all three annotation files must be there.
-        vocabulary: for questions with words outside the 93 (MUSIC-AVQA-R).
+        vocabulary: for questions with words outside the 93 (MUSIC-AVQA-R), see `rephrased_vocabulary`.
         require_answers: refuse questions without an answer.
         questions: at most so many, the first; None for all.
         cache_in_memory: keep what was read of each video. Ten seconds of small features take 0.2 MB, of 14 x 14 grids
@@ -121,3 +121,20 @@ class MusicAVQADataset(QuestionDataset):
         if self.question_features is None:
             return {"question": self._words[index].clone()}
         return {"question": torch.from_numpy(self.question_features.load(self.rows[index].question_id or 0))}
+
+
+def rephrased_vocabulary(root: str | Path) -> Vocabulary:
+    """The 93 words, then those that only MUSIC-AVQA-R's test questions have, sorted; as long as its longest question.
+
+    The published file gives 465 words (spec §3.1). A model that shall answer it by words has to be made with them.
+
+    Args:
+        root: where `read_questions` finds version "r": `root/r/avqa-test-headtail.json`, or the file itself.
+
+    Raises:
+        DataError: the file is missing or faulty.
+    """
+    rows = read_questions(root, "test", "r", require_answers=False)
+    found = {word for row in rows for word in row.words}
+    longest = max(len(row.words) for row in rows)
+    return Vocabulary((*WORDS, *sorted(found - set(WORDS))), max(QUESTION_LENGTH, longest))

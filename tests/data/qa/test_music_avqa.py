@@ -12,9 +12,9 @@ import torch
 from qa_toy import VIDEOS, make_root, make_video, rows_of, save_features, save_rows, version_2_rows
 
 from crossmamba.data.logmel import SILENCE_LOG_MEL
-from crossmamba.data.qa.music_avqa import MusicAVQADataset
+from crossmamba.data.qa.music_avqa import MusicAVQADataset, rephrased_vocabulary
 from crossmamba.data.qa.splits import split_of_video
-from crossmamba.data.qa.vocabulary import Vocabulary, encode_question
+from crossmamba.data.qa.vocabulary import WORDS, Vocabulary, encode_question
 from crossmamba.errors import DataError, MediaError, UsageError
 
 SMALL = {"audio": "small_sound", "visual": "small_picture"}
@@ -122,6 +122,20 @@ def test_words_outside_the_93_need_a_vocabulary(tmp_path: Path) -> None:
     item = MusicAVQADataset(tmp_path, "test", version="r", vocabulary=own, **SMALL)[0]
     assert item["question"].tolist() == own.encode("Do you hear drums").tolist()
     assert 1 in item["question"].tolist()  # <unknown>
+
+
+def test_the_words_of_the_rephrasings_follow_the_93(tmp_path: Path) -> None:
+    make_root(tmp_path)
+    texts = ["Do you hear drums?", "Is the " + "very " * 15 + "loud drum heard?", "Do drums sound?"]
+    rows = [{**rows_of()[0], "question_content": text, "templ_values": "[]"} for text in texts]
+    save_rows(tmp_path / "r" / "avqa-test-headtail.json", rows)
+    words = rephrased_vocabulary(tmp_path)
+    assert words.words[:93] == WORDS
+    others = {word for text in texts for word in text[:-1].split()} - set(WORDS)
+    assert words.words[93:] == tuple(sorted(others))
+    assert words.length == 20
+    item = MusicAVQADataset(tmp_path, "test", version="r", vocabulary=words, **SMALL)[1]
+    assert (item["question"] > 0).sum() == 20
 
 
 def test_unanswered_questions(tmp_path: Path) -> None:
