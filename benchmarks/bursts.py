@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from crossmamba.data.avsbench import AVSBenchDataset
+from crossmamba.data.avsbench.dataset import AVSBenchDataset
 from crossmamba.data.synth.ceiling import mean_reference_scores, read_truths
 from crossmamba.data.synth.truth import SceneTruth
 from crossmamba.metrics import frame_iou

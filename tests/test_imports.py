@@ -29,8 +29,9 @@ ALLOWED = {
     "overlay": {"data"},
     "predict": {"models", "data", "encoders", "extract", "overlay", "questions"},
     "tasks": {"ops", "blocks", "encoders", "models", "data", "metrics", "questions"},
+    "studies": {"tasks", "metrics", "questions"},
     "report": set(),
-    "demo": {"data", "metrics", "encoders", "models", "tasks", "extract", "predict", "report", "questions"},
+    "demo": {"studies", "data", "metrics", "encoders", "models", "tasks", "extract", "predict", "report", "questions"},
     "cli": {
         "extract",
         "ops",
@@ -39,6 +40,7 @@ ALLOWED = {
         "data",
         "metrics",
         "tasks",
+        "studies",
         "predict",
         "overlay",
         "questions",

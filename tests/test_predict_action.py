@@ -27,8 +27,8 @@ from crossmamba.predict import load_pipeline
 from crossmamba.predict.action_names import ClassNames, Said, Window, join_windows, top_actions
 from crossmamba.predict.action_run import Live
 from crossmamba.predict.action_smoothing import smoothed
+from crossmamba.predict.action_timeline import picture_times, rows_of
 from crossmamba.predict.action_windows import GridPictures, clips, grid_of
-from crossmamba.predict.timeline import picture_times, rows_of
 from crossmamba.questions.templates import GENERIC, word_tokenizer
 from tests.data.epic.epic_toy import NOUNS, VERBS, number_of, write_annotations, write_clip, write_videos
 from tests.media_files import clicks

@@ -19,9 +19,9 @@ from crossmamba.errors import CheckpointError, MediaError, UsageError
 from crossmamba.extract.run import extract_features
 from crossmamba.models import create_model, save_pretrained
 from crossmamba.predict import AVQAPipeline, load_pipeline
-from crossmamba.predict.drawing import MOST_FRAMES, AnswerPicture, answer_figure, heat
-from crossmamba.predict.features import load_features, recipe_of, store_encoder
-from crossmamba.predict.questions import kind_of_question, known_words
+from crossmamba.predict.avqa_drawing import MOST_FRAMES, AnswerPicture, answer_figure, heat
+from crossmamba.predict.avqa_features import load_features, recipe_of, store_encoder
+from crossmamba.predict.avqa_questions import kind_of_question, known_words
 from tests.media_files import clicks, good, gray
 
 COUNT = "How many instruments are sounding in the video?"

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
         report = verify_epic100(args.root, media=args.media, layout=args.layout, decode=args.decode)
     else:
-        from crossmamba.data.verify import verify_avsbench
+        from crossmamba.data.avsbench.verify import verify_avsbench
 
         if args.decode:
             raise UsageError(f"--decode is not for {args.dataset}, whose files are always read whole")

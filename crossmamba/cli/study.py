@@ -51,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the study and prints its table."""
     from crossmamba.errors import UsageError
-    from crossmamba.tasks.studies import STUDIES, study_of
+    from crossmamba.studies import STUDIES, study_of
 
     if args.list:
         for study in STUDIES.values():
@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
     for name, value in (("the name of a study", args.name), ("--data.root DIR", args.root), ("--out DIR", args.out)):
         if value is None:
             raise UsageError(f"give {name} (`crossmamba study --list` shows the studies)")
-    from crossmamba.tasks.study import StudyOptions, run_study
-    from crossmamba.tasks.study_table import plain_text, write_result
+    from crossmamba.studies.result import plain_text, write_result
+    from crossmamba.studies.run import StudyOptions, run_study
 
     study = study_of(args.name)
     options = StudyOptions(

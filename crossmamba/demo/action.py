@@ -233,7 +233,7 @@ def assemble(path: Path) -> None:
     OUT/model is the better one on the validation split of the two that can be asked about a new video: without
     questions, or with generic ones.
     """
-    from crossmamba.predict.features import store_encoder
+    from crossmamba.predict.avqa_features import store_encoder
 
     train = path / "train"
     chosen = max(("video", "generic"), key=lambda name: _val_score(train / name / "model"))

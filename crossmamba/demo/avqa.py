@@ -180,7 +180,7 @@ def training(name: str, run: Path, data: Path, settings: AVQADemoSettings) -> tu
 
 def assemble(run: Path, encoders: Path, out: Path) -> None:
     """OUT/model: the best model of a run, with the encoders that made its features, so that it can see a raw video."""
-    from crossmamba.predict.features import store_encoder
+    from crossmamba.predict.avqa_features import store_encoder
 
     copy_folder(run / "model", out / "model")
     for name in FEATURES:
@@ -190,8 +190,8 @@ def assemble(run: Path, encoders: Path, out: Path) -> None:
 def score_models(data: Path, runs: dict[str, Path]) -> dict[str, Any]:
     """Accuracies of the test split in per cent: of each model, as it is and with a sense taken away; the ceilings."""
     from crossmamba.models import from_pretrained
+    from crossmamba.studies.ceilings import read_ceilings
     from crossmamba.tasks.evaluate_avqa import evaluate_avqa
-    from crossmamba.tasks.study_ceilings import read_ceilings
 
     scores: dict[str, Any] = {"models": {}, "ceilings": read_ceilings(data, "test").lines}
     for name, run in runs.items():

@@ -112,7 +112,7 @@ def sample_clips(data: Path, model_folder: Path, count: int = 3) -> list[Sample]
     """
     import torch
 
-    from crossmamba.data.avsbench import IMAGENET_MEAN, IMAGENET_STD, AVSBenchDataset
+    from crossmamba.data.avsbench.dataset import IMAGENET_MEAN, IMAGENET_STD, AVSBenchDataset
     from crossmamba.models import from_pretrained
 
     model = from_pretrained(model_folder)

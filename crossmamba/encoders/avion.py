@@ -23,8 +23,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from crossmamba.encoders.remap import rename
-from crossmamba.encoders.vit import (
+from crossmamba.encoders.egocentric import (
     Attention,
     DropPath,
     EgoEncoder,
@@ -35,6 +34,7 @@ from crossmamba.encoders.vit import (
     place_tokens,
     split_heads,
 )
+from crossmamba.encoders.remap import rename
 from crossmamba.errors import CheckpointError
 
 __all__ = ["AvionEncoder"]

@@ -25,8 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crossmamba.encoders.remap import rename
-from crossmamba.encoders.vit import (
+from crossmamba.encoders.egocentric import (
     Attention,
     DropPath,
     EgoEncoder,
@@ -37,6 +36,7 @@ from crossmamba.encoders.vit import (
     place_tokens,
     split_heads,
 )
+from crossmamba.encoders.remap import rename
 from crossmamba.errors import CheckpointError
 
 __all__ = ["LavilaEncoder"]

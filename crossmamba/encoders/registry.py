@@ -12,6 +12,7 @@ from crossmamba.encoders.avion import AvionEncoder
 from crossmamba.encoders.base import FrameEncoder, MotionEncoder, PictureEncoder, SoundEncoder, TextEncoder
 from crossmamba.encoders.clip import CLIP_SIZES, ClipFrames, ClipText
 from crossmamba.encoders.clip_video import ClipVideo
+from crossmamba.encoders.egocentric import VIT_SIZES
 from crossmamba.encoders.lavila import LavilaEncoder
 from crossmamba.encoders.pvt_v2 import PVT_V2_SIZES, PvtV2
 from crossmamba.encoders.r2plus1d import R2Plus1D
@@ -22,7 +23,6 @@ from crossmamba.encoders.small_video import SmallVideoEncoder
 from crossmamba.encoders.vggish import VGGish
 from crossmamba.encoders.video import TimeSformer, VideoMAE, ViViT, VJepa2
 from crossmamba.encoders.video_base import VideoEncoder
-from crossmamba.encoders.vit import VIT_SIZES
 from crossmamba.errors import UsageError
 
 __all__ = [

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossmamba.encoders.base import FrameEncoder, FrameFeatures
+from crossmamba.encoders.egocentric import Attention, Mlp, VitSize
 from crossmamba.encoders.remap import rename, select_encoder
-from crossmamba.encoders.vit import Attention, Mlp, VitSize
 from crossmamba.errors import UsageError
 
 __all__ = ["Matching", "ToMeFrames", "match_tokens", "merge_tokens"]

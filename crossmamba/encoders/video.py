@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossmamba.encoders.clip import CLIP_SIZES
+from crossmamba.encoders.egocentric import DropPath, drop_path_rates
 from crossmamba.encoders.remap import rename, select_encoder
 from crossmamba.encoders.video_base import VideoEncoder
-from crossmamba.encoders.vit import DropPath, drop_path_rates
 from crossmamba.errors import UsageError
 
 __all__ = [

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from crossmamba.data.synth.processes import run_chunks
+from crossmamba.data.processes import run_chunks
 from crossmamba.errors import DataError, UsageError
 from crossmamba.extract.encoders import Extractor
 from crossmamba.extract.log import clear_log, read_log

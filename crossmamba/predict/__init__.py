@@ -14,9 +14,9 @@ from crossmamba.errors import CheckpointError
 from crossmamba.predict.action import ActionPipeline, load_actions
 from crossmamba.predict.action_result import ActionResult, MomentResult
 from crossmamba.predict.avqa import Answer, AVQAPipeline, AVQAResult
+from crossmamba.predict.avqa_features import load_features
 from crossmamba.predict.avs import FRAME_IN_SECOND, AVSPipeline, AVSResult, AVSStream, SecondResult
 from crossmamba.predict.common import LEAST_SECOND, check_video, find_model, pick_device, task_of
-from crossmamba.predict.features import load_features
 
 __all__ = [
     "FRAME_IN_SECOND",

@@ -36,8 +36,8 @@ from crossmamba.predict.action_result import ActionResult, MomentResult
 from crossmamba.predict.action_run import ActionRun, Live
 from crossmamba.predict.action_smoothing import PENALTY, check_penalty, smoothed
 from crossmamba.predict.action_windows import announced_end, end_of, grid_of, rate_of
+from crossmamba.predict.avqa_features import ENCODERS
 from crossmamba.predict.common import check_video
-from crossmamba.predict.features import ENCODERS
 
 STRIDE = 0.5
 """Seconds wished between windows along a video."""

@@ -79,7 +79,7 @@ class MomentResult:
         Raises:
             UsageError: matplotlib is not installed.
         """
-        from crossmamba.predict.timeline import MomentPicture, draw_moment
+        from crossmamba.predict.action_timeline import MomentPicture, draw_moment
 
         described = self.describe(top)
         sides = []
@@ -163,7 +163,7 @@ class ActionResult:
         Raises:
             UsageError: matplotlib is not installed.
         """
-        from crossmamba.predict.timeline import TimelinePicture, draw_timeline, picture_times
+        from crossmamba.predict.action_timeline import TimelinePicture, draw_timeline, picture_times
 
         now, ahead = self.lanes()
         moved = [

@@ -30,9 +30,9 @@ from crossmamba.data.qa.templates import ANSWERS
 from crossmamba.data.qa.vocabulary import MUSIC_AVQA, UNKNOWN, Vocabulary
 from crossmamba.errors import CheckpointError, MediaError, UsageError
 from crossmamba.extract.reading import seconds_in
+from crossmamba.predict.avqa_features import VideoFeatures
+from crossmamba.predict.avqa_questions import kind_of_question, known_words
 from crossmamba.predict.common import WithCard, check_video, pick_device
-from crossmamba.predict.features import VideoFeatures
-from crossmamba.predict.questions import kind_of_question, known_words
 
 LOUDNESS_STEP = 0.1  # s
 DRAWN_SIDE = 400  # pixels; frames are kept for drawing at most this large
@@ -127,7 +127,7 @@ class AVQAResult:
         Raises:
             UsageError: matplotlib is not installed.
         """
-        from crossmamba.predict.drawing import AnswerPicture, draw_answer
+        from crossmamba.predict.avqa_drawing import AnswerPicture, draw_answer
 
         paths = []
         for number, answer in enumerate(self.answers, start=1):

@@ -6,7 +6,7 @@ import warnings
 from typing import Any, Literal
 
 from crossmamba.data.augment import Augmentation
-from crossmamba.data.avsbench import IMAGENET_MEAN, IMAGENET_STD, AudioSource, AVSBenchDataset
+from crossmamba.data.avsbench.dataset import IMAGENET_MEAN, IMAGENET_STD, AudioSource, AVSBenchDataset
 from crossmamba.data.logmel import Framing
 from crossmamba.data.perturb import Perturbation
 from crossmamba.tasks.guards import SubstituteBadSamples

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from crossmamba.data.avsbench import AudioSource, AVSBenchDataset
+from crossmamba.data.avsbench.dataset import AudioSource, AVSBenchDataset
 from crossmamba.data.images import read_mask, write_prediction_png
 from crossmamba.data.perturb import check_perturbation
 from crossmamba.errors import DataError, UsageError

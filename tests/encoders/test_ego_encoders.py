@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from crossmamba.encoders import build_video_encoder, load_encoder_weights
 from crossmamba.encoders.avion import AvionEncoder
+from crossmamba.encoders.egocentric import DropPath, EgoEncoder, VitSize, inflate_frames
 from crossmamba.encoders.lavila import LavilaEncoder
-from crossmamba.encoders.vit import DropPath, EgoEncoder, VitSize, inflate_frames
 from crossmamba.errors import CheckpointError, UsageError
 
 TINY = VitSize(width=24, depth=2, heads=3, patch=8)

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from crossmamba.encoders import load_encoder_weights
+from crossmamba.encoders.egocentric import VitSize
 from crossmamba.encoders.token_merging import ToMeFrames, match_tokens, merge_tokens
-from crossmamba.encoders.vit import VitSize
 from crossmamba.errors import CheckpointError, UsageError
 
 SMALL = VitSize(width=12, depth=4, heads=3, patch=8)

@@ -20,10 +20,10 @@ from crossmamba.data.media import PictureStream, ShownFrame
 from crossmamba.data.qa.features import FEATURES
 from crossmamba.encoders import build_frame_encoder, build_motion_encoder, build_sound_encoder, build_text_encoder
 from crossmamba.encoders.clip import ClipFrames, ClipSize, ClipText
+from crossmamba.encoders.egocentric import VitSize
 from crossmamba.encoders.r2plus1d import R2Plus1D
 from crossmamba.encoders.resnet import ResNetFrames
 from crossmamba.encoders.token_merging import ToMeFrames
-from crossmamba.encoders.vit import VitSize
 from crossmamba.errors import CheckpointError, DataError, UsageError
 from crossmamba.extract import encoders as encoders_module
 from crossmamba.extract.encoders import Extractor

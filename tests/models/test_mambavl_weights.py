@@ -5,8 +5,8 @@ import torch
 
 from crossmamba import create_model
 from crossmamba.encoders.avion import AvionEncoder
+from crossmamba.encoders.egocentric import VitSize
 from crossmamba.encoders.roberta import RobertaSize
-from crossmamba.encoders.vit import VitSize
 from crossmamba.errors import CheckpointError, UsageError
 from crossmamba.models.mambavl_weights import convert_released, load_released
 

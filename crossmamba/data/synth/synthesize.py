@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from crossmamba.data.processes import run_all
 from crossmamba.data.synth.claim import claimed, split_counts
 from crossmamba.data.synth.files import png_bytes, wav_bytes, write_bytes
 from crossmamba.data.synth.layout import ClipPaths, Layout
-from crossmamba.data.synth.processes import run_all
 from crossmamba.data.synth.render import Scene, render_plan, render_video_frames
 from crossmamba.data.synth.scene import ScenePlan, plan_scene
 from crossmamba.data.synth.worlds import CLASS_NAMES, SPLITS, World, get_world, single_source

@@ -6,11 +6,9 @@ import csv
 import hashlib
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import wave
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,6 @@ from PIL import Image
 
 from crossmamba.data.synth import SceneTruth, draw_contact_sheet, reference_scores, render_scene, synthesize
 from crossmamba.data.synth.layout import Layout
-from crossmamba.data.synth.processes import run_chunks
 from crossmamba.errors import DataError, UsageError
 
 SMALL = {"train": 3, "val": 2, "test": 2}
@@ -126,21 +123,6 @@ def test_failure_in_a_process_is_told(tmp_path: Path) -> None:
     blocked.write_text("in the way")
     with pytest.raises(DataError, match="audio_wav"):
         make("ms3", tmp_path, clips=20, seconds=1, size=16, workers=2)
-
-
-def test_counts_of_many_processes_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
-    assert sum(run_chunks(len, ["x" * 11] * 200_000, 4)) == 2_200_000
-
-
-def test_killed_process_is_told_and_ends_the_work() -> None:
-    with pytest.raises(DataError, match="signal 9"):
-        list(run_chunks(signal.raise_signal, [signal.SIGKILL] * 2, 2))  # type: ignore[arg-type]
-
-
-def test_mistake_in_a_process_is_no_data_error() -> None:
-    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
-        list(run_chunks(partial(divmod, 1), [0, 0], 2))
 
 
 def test_another_seed_gives_other_bytes(ms3: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from crossmamba.data.processes import run_all
 from crossmamba.data.synth.claim import claimed, split_counts
 from crossmamba.data.synth.files import write_bytes, write_changed
 from crossmamba.data.synth.kitchen.annotations import files
@@ -30,7 +31,6 @@ from crossmamba.data.synth.kitchen.ceilings import kitchen_ceilings
 from crossmamba.data.synth.kitchen.plan import SPLITS, Participant, Video, draw_participant, plan_video
 from crossmamba.data.synth.kitchen.render import KitchenPicture
 from crossmamba.data.synth.kitchen.truth import truth_record
-from crossmamba.data.synth.processes import run_all
 from crossmamba.errors import DataError, UsageError
 
 FORMAT_VERSION = 1

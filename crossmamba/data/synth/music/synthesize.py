@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from crossmamba.data.processes import run_all
 from crossmamba.data.synth.claim import claimed, split_counts
 from crossmamba.data.synth.files import write_bytes, write_changed
 from crossmamba.data.synth.music.ceilings import music_ceilings
@@ -28,7 +29,6 @@ from crossmamba.data.synth.music.questions import choose, row
 from crossmamba.data.synth.music.render import FPS, ConcertPicture, render_sound
 from crossmamba.data.synth.music.scene import SECONDS, Concert, plan_concert, scene_rng
 from crossmamba.data.synth.music.truth import truth_record
-from crossmamba.data.synth.processes import run_all
 from crossmamba.data.synth.voices import SAMPLE_RATE
 from crossmamba.data.synth.worlds import SPLITS
 from crossmamba.errors import DataError, UsageError

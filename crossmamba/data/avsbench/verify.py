@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
-from crossmamba.data.avsbench_files import (
+from crossmamba.data.avsbench.files import (
     SPLITS,
     AVSBenchFiles,
     ClipEntry,
@@ -29,10 +29,10 @@ from crossmamba.data.avsbench_files import (
     read_wav,
     subset_name,
 )
+from crossmamba.data.avsbench.logmel_file import UnsafePickleError, read_log_mel
 from crossmamba.data.findings import Finding, Findings
 from crossmamba.data.images import picture_mode, read_colours, read_frame
 from crossmamba.data.logmel import SAMPLE_RATE
-from crossmamba.data.logmel_file import UnsafePickleError, read_log_mel
 from crossmamba.errors import DataError, UsageError
 
 __all__ = ["OFFICIAL_CLIPS", "Finding", "VerifyReport", "verify_avsbench"]

@@ -1,4 +1,4 @@
-"""The studies of actions, as data: what each trains first, and its rows (see studies.py).
+"""The studies of actions, as data: what each trains first, and its rows (see rows.py).
 
 The chain, once a seed: MambaVL without questions (a scan over the video) learns end to end on clips; its encoder's
 tokens of every segment are stored; its classes give the questions of "predicted", the true classes those of "oracle".
@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-from crossmamba.tasks.study_rows import Preparation, Row, Study, model_args
+from crossmamba.studies.rows import Preparation, Row, Study, model_args
 
 FUSIONS = ("mlp", "transformer_6x4", "transformer_12x12", "concat", "shared_a", "separate_a", "cm_mamba")
 SOURCES = ("generic", "predicted", "oracle")

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from crossmamba.data.augment import ClipAugmentation
-from crossmamba.data.avsbench import IMAGENET_MEAN, IMAGENET_STD, AVSBenchDataset, find_root
+from crossmamba.data.avsbench.dataset import IMAGENET_MEAN, IMAGENET_STD, AVSBenchDataset, find_root
 from crossmamba.data.images import read_mask
 from crossmamba.data.logmel import clip_log_mel
 from crossmamba.data.paths import join_under

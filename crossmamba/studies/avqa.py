@@ -1,36 +1,8 @@
-"""The studies that `crossmamba study` runs: tables of trainings, as data. How they are run: study.py.
-
-A row is a base config (small, for the synthetic world, or full, the paper's size) with overrides, and what its test
-score is taken with. To add a study: a `Study` in `STUDIES`.
-"""
+"""The studies of question answering, as data: AV-Mamba's Table 2, SHMamba's ablations, and both senses against one."""
 
 from __future__ import annotations
 
-from types import MappingProxyType
-
-from crossmamba.errors import UsageError
-from crossmamba.tasks.studies_action import ACTION, ACTION_ANTICIPATION
-from crossmamba.tasks.study_rows import Row, Study, model_args
-
-BASES = MappingProxyType(
-    {
-        "small": {
-            "av_mamba": "avqa/demo_av_mamba",
-            "shmamba": "avqa/demo_shmamba",
-            "avst": "avqa/demo_avst",
-            "action": "action/demo_kitchen_tokens",
-            "anticipation": "action/demo_kitchen_anticipation",
-        },
-        "full": {
-            "av_mamba": "avqa/av_mamba_music_avqa",
-            "shmamba": "avqa/shmamba_music_avqa",
-            "avst": "avqa/avst_music_avqa",
-            "action": "action/recognition_avion_l",
-            "anticipation": "action/anticipation_avion_l",
-        },
-    }
-)
-"""The config of each model at each scale."""
+from crossmamba.studies.rows import Row, Study, model_args
 
 
 def _table2(name: str, space: str, time: str, *scores: float | None) -> Row:
@@ -95,14 +67,3 @@ AVQA = Study(
         *_single_modality("AVST", "avst"),
     ),
 )
-
-STUDIES = MappingProxyType(
-    {study.name: study for study in (AV_MAMBA_TABLE_2, SHMAMBA_ABLATIONS, AVQA, ACTION, ACTION_ANTICIPATION)}
-)
-
-
-def study_of(name: str) -> Study:
-    """The study of that name; UsageError with the names there are if there is none."""
-    if name not in STUDIES:
-        raise UsageError(f"there is no study {name!r}; there are {', '.join(STUDIES)}")
-    return STUDIES[name]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from crossmamba.overlay import TimedName
 from crossmamba.overlay.actions import colours_of, spoken
-from crossmamba.predict.drawing import INK, SOFT, draw_answers, draw_frames, new_figure, save_figure, spread
+from crossmamba.predict.avqa_drawing import INK, SOFT, draw_answers, draw_frames, new_figure, save_figure, spread
 
 ROW, MOST_ROWS = 24.0, 12  # seconds of a row at most; very long videos have longer rows
 PER_ROW = 10  # pictures

@@ -18,10 +18,10 @@ from torch.utils.data import Dataset
 
 from crossmamba.data import perturb
 from crossmamba.data.augment import Augmentation, ClipTensors, resize_clip
-from crossmamba.data.avsbench_files import SPLITS, AVSBenchFiles, ClipEntry, find_root, read_wav
+from crossmamba.data.avsbench.files import SPLITS, AVSBenchFiles, ClipEntry, find_root, read_wav
+from crossmamba.data.avsbench.logmel_file import read_log_mel
 from crossmamba.data.images import read_frame, read_mask
 from crossmamba.data.logmel import Framing, clip_log_mel
-from crossmamba.data.logmel_file import read_log_mel
 from crossmamba.errors import DataError, UsageError
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "SPLITS", "AVSBenchDataset", "find_root"]

@@ -18,7 +18,7 @@ from avsbench_toy import SPLITS, frame_of, make_root, save_pickle, save_png, sav
 from PIL import ImageFile
 
 from crossmamba.cli import main
-from crossmamba.data.verify import OFFICIAL_CLIPS, verify_avsbench
+from crossmamba.data.avsbench.verify import OFFICIAL_CLIPS, verify_avsbench
 from crossmamba.errors import DataError, UsageError
 
 WORLD = {"clips": SPLITS, "size": 12, "seconds": 5}

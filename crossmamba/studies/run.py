@@ -5,7 +5,7 @@
     OUT/ROW/seed0/run/            the run folder of `crossmamba train`
     OUT/ROW/seed0/predictions/    answers by question id, as `crossmamba eval --out` writes them
     OUT/ROW/seed0/scores.json     the test scores; a row and seed that has it is done and not done again
-    OUT/study.json, study.md      the table (study_table.py)
+    OUT/study.json, study.md      the table (result.py)
 
 A stopped study goes on from where it was with the same command: finished trainings are kept, others are resumed.
 """
@@ -32,9 +32,8 @@ from typing import Any
 from tqdm import tqdm
 
 from crossmamba.errors import CrossmambaError, DataError, UsageError
+from crossmamba.studies.rows import BASES, Row, Study
 from crossmamba.tasks.run_folder import write_text_atomically
-from crossmamba.tasks.studies import BASES
-from crossmamba.tasks.study_rows import Row, Study
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from avsbench_toy import log_mel_of
 
-from crossmamba.data.logmel_file import UnsafePickleError, read_log_mel
+from crossmamba.data.avsbench.logmel_file import UnsafePickleError, read_log_mel
 from crossmamba.errors import DataError
 
 

@@ -18,11 +18,11 @@ import crossmamba
 from crossmamba.errors import DataError
 from crossmamba.metrics.avqa import COLUMNS
 from crossmamba.questions.records import describe, needs_warning
+from crossmamba.studies.ceilings import Ceilings, read_ceilings
+from crossmamba.studies.rows import Study
+from crossmamba.studies.run import Job, StudyOptions
 from crossmamba.tasks.progress import read_table
 from crossmamba.tasks.run_folder import write_text_atomically
-from crossmamba.tasks.study import Job, StudyOptions
-from crossmamba.tasks.study_ceilings import Ceilings, read_ceilings
-from crossmamba.tasks.study_rows import Study
 
 SENSES = {
     "none": "",

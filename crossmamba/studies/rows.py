@@ -1,11 +1,32 @@
-"""What a study is made of: rows, what comes before them, and how its table is told. The studies: studies.py."""
+"""What a study is made of: rows, their configs, what comes before them, and how its table is told."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from crossmamba.errors import UsageError
+
+BASES = MappingProxyType(
+    {
+        "small": {
+            "av_mamba": "avqa/demo_av_mamba",
+            "shmamba": "avqa/demo_shmamba",
+            "avst": "avqa/demo_avst",
+            "action": "action/demo_kitchen_tokens",
+            "anticipation": "action/demo_kitchen_anticipation",
+        },
+        "full": {
+            "av_mamba": "avqa/av_mamba_music_avqa",
+            "shmamba": "avqa/shmamba_music_avqa",
+            "avst": "avqa/avst_music_avqa",
+            "action": "action/recognition_avion_l",
+            "anticipation": "action/anticipation_avion_l",
+        },
+    }
+)
+"""The config of each model at each scale."""
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from crossmamba.cli import main
 from crossmamba.cli.configs import find_config
 from crossmamba.errors import CrossmambaError, DataError, UsageError
 from crossmamba.metrics.avqa import COLUMNS
+from crossmamba.studies import STUDIES, study_of
+from crossmamba.studies.ceilings import read_ceilings
+from crossmamba.studies.result import plain_text, write_result
+from crossmamba.studies.rows import BASES
+from crossmamba.studies.run import Processes, StudyOptions, run_study, slug
 from crossmamba.tasks.runner import parse
-from crossmamba.tasks.studies import BASES, STUDIES, study_of
-from crossmamba.tasks.study import Processes, StudyOptions, run_study, slug
-from crossmamba.tasks.study_ceilings import read_ceilings
-from crossmamba.tasks.study_table import plain_text, write_result
 
 ROWS = [
     pytest.param(row, BASES[scale][row.model], id=f"{study.name}: {row.name}, {scale}")
