@@ -21,7 +21,7 @@ from crossmamba.predict import AVSPipeline, find_model, load_pipeline
 from tests.fake_avs import PREPROCESSING, LoudLeft, fake_pipeline
 from tests.media_files import bad_files, clicks, good, gray, truncated, until_error, wide_video
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 @pytest.fixture
