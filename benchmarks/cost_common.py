@@ -35,7 +35,7 @@ def measure(
 
     Args:
         small: what makes the cell a small one; it runs first, since code and thread pools are not the program's.
-        budget: seconds to spend on timing; at least 3 steps.
+        budget: seconds to spend on timing; at least 3 steps, but one of more than 20 s.
         memory_gib: the process may not take more (the machine is shared); not asked of a GPU.
     """
     from crossmamba.benchmarking.steps import measure_step

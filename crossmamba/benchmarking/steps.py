@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 
-def measure_step(run: Callable[[], Any], *, budget: float, cuda: bool) -> dict[str, float]:
+def measure_step(run: Callable[[], Any], *, budget: float, cuda: bool, long: float = 20.0) -> dict[str, float]:
     """Seconds and peak MiB above what is held now of `run()`, in this process.
 
     The peak is that of the first call, before any timing: by how much the process' memory (on a GPU: the allocator's)
@@ -21,6 +21,7 @@ def measure_step(run: Callable[[], Any], *, budget: float, cuda: bool) -> dict[s
 
     Args:
         budget: seconds to spend on timing; at least 3 steps. cuda: whether it runs on a GPU.
+        long: seconds; where the first call takes longer, its time is taken and nothing is called again.
 
     Returns:
         `seconds` (median), `peak_mib`, `steps`, `threads`.
@@ -28,11 +29,13 @@ def measure_step(run: Callable[[], Any], *, budget: float, cuda: bool) -> dict[s
     synchronize = torch.cuda.synchronize if cuda else lambda: None
     ctypes.CDLL(None).malloc_trim(0)
     before = _current(cuda)
+    start = time.perf_counter()
     run()
     synchronize()
+    first = time.perf_counter() - start
     peak = _peak(cuda) - before
-    times: list[float] = []
-    while len(times) < 3 or (sum(times) < budget and len(times) < 200):
+    times = [first] if first > long else []
+    while not times or (first <= long and (len(times) < 3 or (sum(times) < budget and len(times) < 200))):
         start = time.perf_counter()
         run()
         synchronize()

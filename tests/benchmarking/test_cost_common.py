@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from crossmamba.benchmarking.steps import measure_step
+
 
 @pytest.fixture
 def common(benchmark_script):
@@ -46,3 +48,10 @@ def test_a_cell_is_measured_once(common, tmp_path: Path, monkeypatch: pytest.Mon
     args.fresh = True
     common.measure_cells("x.py", cells, key, args, "that")
     assert asked == [1, 2, 1, 2]
+
+
+def test_long_steps_are_run_once() -> None:
+    for long, calls in ((60.0, 4), (0.0, 1)):
+        called: list[int] = []
+        found = measure_step(lambda called=called: called.append(1), budget=0.0, cuda=False, long=long)
+        assert (len(called), found["steps"]) == (calls, max(1, calls - 1))
