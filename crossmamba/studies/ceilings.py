@@ -47,9 +47,9 @@ _KITCHEN = {
     "action": "Ceilings are of who knows the noun (or the verb) and guesses the rest by the train split, and of who "
     "sees one frame from the middle of an action, which does not tell movements from the same backwards.",
     "action-anticipation": "Ceilings are computed from the law of the synthetic kitchen: of who saw all that was done "
-    "up to one second before, of who knows the last action alone, and of who names without fault what the 2.13 s "
-    "before show, does not read the table, and ranks actions by the product of verb and noun as a model of two heads "
-    "does. All know the law; a model must learn it from the train split.",
+    "up to one second before, and of who knows the last action alone. A line of two heads, where the set has it, is of "
+    "who names without fault what the 2.13 s before show, does not read the table, and ranks actions by the product of "
+    "verb and noun as a model of two heads does. All know the law; a model must learn it from the train split.",
 }
 
 
