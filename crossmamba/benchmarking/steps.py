@@ -34,12 +34,13 @@ def measure_step(run: Callable[[], Any], *, budget: float, cuda: bool, long: flo
     synchronize()
     first = time.perf_counter() - start
     peak = _peak(cuda) - before
-    times = [first] if first > long else []
-    while not times or (first <= long and (len(times) < 3 or (sum(times) < budget and len(times) < 200))):
+    times: list[float] = []
+    while first <= long and (len(times) < 3 or (sum(times) < budget and len(times) < 200)):
         start = time.perf_counter()
         run()
         synchronize()
         times.append(time.perf_counter() - start)
+    times = times or [first]
     return {
         "seconds": statistics.median(times),
         "peak_mib": peak,

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from torchmetrics import Metric
 
-from crossmamba.data.qa import templates, vocabulary
+from crossmamba.data.qa import templates
 from crossmamba.data.qa.avqa import AVQADataset, ChoiceVocabulary
 from crossmamba.data.qa.music_avqa import MusicAVQADataset, rephrased_vocabulary
-from crossmamba.data.qa.vocabulary import Vocabulary
+from crossmamba.data.qa.vocabulary import WORDS, Vocabulary
 from crossmamba.errors import UsageError
 from crossmamba.metrics.avqa import AVQAMetric, ChoiceMetric
 from crossmamba.tasks.avqa_questions import (
@@ -188,7 +188,7 @@ class AVQADataModule(ResumableDataModule):
         answers = list(templates.ANSWERS) if self.name == "music-avqa" else None
         card: dict[str, Any] = {**self.inputs, "answers": answers, "vocabulary": None}
         if self.inputs["question"] == "words":
-            card["vocabulary"] = list(vocabulary.WORDS)
+            card["vocabulary"] = list(WORDS)
             if self._rephrased is not None:
                 card |= {"vocabulary": list(self._rephrased.words), "question_length": self._rephrased.length}
             if self.name == "avqa":
